@@ -1,0 +1,288 @@
+package policy
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"cellgate/internal/fault"
+	"cellgate/policy/guard"
+	"cellgate/store"
+)
+
+// CheckGrant returns why a grant cannot be stored, every problem at once. Whether its policy exists is not asked.
+func CheckGrant(g Grant) error {
+	_, err := g.check()
+	return err
+}
+
+// check returns the grant in its one spelling, or every problem it has.
+func (g Grant) check() (Grant, error) {
+	var problems []error
+	to, err := ParsePrincipal(string(g.To))
+	problems = append(problems, err, g.On.check())
+	switch {
+	case g.Rights == 0 && g.Policy == "":
+		problems = append(problems, errors.New("the grant gives nothing"))
+	case g.Rights > Read|Write|Deny, g.Rights&Deny != 0 && (g.Rights != Deny || g.Policy != ""):
+		problems = append(problems, errors.New("deny stands alone"))
+	}
+	g.To = to
+	if !g.Expires.IsZero() {
+		g.Expires = g.Expires.UTC().Round(0)
+	}
+	return g, errors.Join(problems...)
+}
+
+// PutGrant stores a grant: a new one, or in place of the one with the same principal, place and source. It fails with Invalid, for a policy that
+// does not exist too.
+func (e *Engine) PutGrant(tx *store.Tx, g Grant) error {
+	_, err := e.putGrant(tx, g)
+	return err
+}
+
+func (e *Engine) putGrant(tx *store.Tx, g Grant) (changed bool, err error) {
+	const op = "policy.PutGrant"
+	g, err = g.check()
+	if err != nil {
+		return false, fault.New(op, "", fault.Invalid, err)
+	}
+	if g.Policy != "" {
+		if err := e.isACL(tx, g.Policy); err != nil {
+			return false, fault.Wrap(op, "", err)
+		}
+	}
+	old, err := queryGrants(tx.Query(grantColumns+` WHERE datasource = $1 AND path = $2 AND principal = $3 AND source = $4`,
+		g.On.Datasource, g.On.Path, string(g.To), g.Source))
+	if err != nil {
+		return false, fault.Wrap(op, "", err)
+	}
+	if len(old) > 0 {
+		g.ID = old[0].ID
+		if old[0] == g {
+			return false, nil
+		}
+	} else if g.ID == 0 {
+		g.ID = store.NewID()
+	}
+	_, err = tx.Exec(`INSERT INTO grants (id, source, principal, datasource, path, rights, policy, expires) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (id) DO UPDATE SET source = excluded.source, principal = excluded.principal, datasource = excluded.datasource,
+		path = excluded.path, rights = excluded.rights, policy = excluded.policy, expires = excluded.expires`,
+		g.ID, g.Source, string(g.To), g.On.Datasource, g.On.Path, int64(g.Rights), g.Policy, nano(g.Expires))
+	if err != nil {
+		return false, fault.Wrap(op, "", err)
+	}
+	e.collect(tx, func(s *state) { s.grants[g.ID] = g })
+	return true, nil
+}
+
+// isACL reports a policy that cannot answer for a grant.
+func (e *Engine) isACL(tx *store.Tx, name string) error {
+	p, err := policyRow(tx, name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return fault.New("policy", "", fault.Invalid, fmt.Errorf("there is no policy %q", name))
+	case err != nil:
+		return err
+	case p.Kind != guard.ACL:
+		return fault.New("policy", "", fault.Invalid, fmt.Errorf("policy %q is of kind %s, not acl", name, p.Kind))
+	}
+	return nil
+}
+
+// DeleteGrant removes a grant. It fails with NotExist.
+func (e *Engine) DeleteGrant(tx *store.Tx, id int64) error {
+	r, err := tx.Exec(`DELETE FROM grants WHERE id = $1`, id)
+	if err != nil {
+		return fault.Wrap("policy.DeleteGrant", "", err)
+	}
+	if n, _ := r.RowsAffected(); n == 0 {
+		return fault.New("policy.DeleteGrant", "", fault.NotExist, nil)
+	}
+	e.collect(tx, func(s *state) { delete(s.grants, id) })
+	return nil
+}
+
+// ReplaceGrants makes the grants of a source these and no others, and reports whether that changed anything.
+func (e *Engine) ReplaceGrants(tx *store.Tx, source string, gs []Grant) (changed bool, err error) {
+	old, err := queryGrants(tx.Query(grantColumns+` WHERE source = $1 ORDER BY id`, source))
+	if err != nil {
+		return false, fault.Wrap("policy.ReplaceGrants", "", err)
+	}
+	type key struct {
+		to Principal
+		on Place
+	}
+	keep := map[key]bool{}
+	var problems []error
+	for i, g := range gs {
+		g, err := g.check()
+		if k := (key{g.To, g.On}); err == nil && keep[k] {
+			err = fmt.Errorf("%s is granted something on %s twice", g.To, g.On)
+		} else {
+			keep[k] = true
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("grant %d: %w", i+1, err))
+		}
+	}
+	if len(problems) > 0 {
+		return false, fault.New("policy.ReplaceGrants", "", fault.Invalid, errors.Join(problems...))
+	}
+	for _, g := range old {
+		if !keep[key{g.To, g.On}] {
+			if err := e.DeleteGrant(tx, g.ID); err != nil {
+				return false, err
+			}
+			changed = true
+		}
+	}
+	for _, g := range gs {
+		g.Source, g.ID = source, 0
+		c, err := e.putGrant(tx, g)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || c
+	}
+	return changed, nil
+}
+
+// MoveGrants has the grants and guards of a node and of all below it follow the node to another path or datasource. What was granted on the
+// target before stays beside them: a deny there still holds.
+func (e *Engine) MoveGrants(tx *store.Tx, from, to Place) error {
+	const op = "policy.MoveGrants"
+	if !fs.ValidPath(from.Path) || !fs.ValidPath(to.Path) || from.Path == "." || to.Path == "." {
+		return fault.New(op, from.Path, fault.Invalid, nil)
+	}
+	moved := func(path string) Place { return Place{to.Datasource, to.Path + path[len(from.Path):]} }
+	gs, err := queryGrants(tx.Query(grantColumns+` WHERE datasource = $1 AND (path = $2 OR path >= $3 AND path < $4) ORDER BY path, id`,
+		from.Datasource, from.Path, from.Path+"/", from.Path+"0"))
+	if err != nil {
+		return fault.Wrap(op, from.Path, err)
+	}
+	for _, g := range gs {
+		if err := e.DeleteGrant(tx, g.ID); err != nil {
+			return err
+		}
+	}
+	for _, g := range gs {
+		g.On = moved(g.On.Path)
+		if err := e.landGrant(tx, g); err != nil {
+			return fault.Wrap(op, from.Path, err)
+		}
+	}
+	return e.moveGuards(tx, from.Datasource, from.Path, moved)
+}
+
+// landGrant stores a grant that moved. Where a grant of the same source for the same principal lies already, neither may be lost: a deny wins,
+// else what both give is left, and nothing in common is a deny.
+func (e *Engine) landGrant(tx *store.Tx, g Grant) error {
+	old, err := queryGrants(tx.Query(grantColumns+` WHERE datasource = $1 AND path = $2 AND principal = $3 AND source = $4`,
+		g.On.Datasource, g.On.Path, string(g.To), g.Source))
+	if err != nil {
+		return err
+	}
+	if len(old) > 0 && g.Rights != Deny {
+		o := old[0]
+		both := o.Rights & g.Rights
+		switch {
+		case o.Rights == Deny:
+			return nil
+		case o.Policy == g.Policy && (both != 0 || g.Policy != ""):
+			g.Rights = both
+			if g.Expires.IsZero() || !o.Expires.IsZero() && o.Expires.Before(g.Expires) {
+				g.Expires = o.Expires
+			}
+		default:
+			g.Rights, g.Policy, g.Expires = Deny, "", time.Time{}
+		}
+	}
+	_, err = e.putGrant(tx, g)
+	return err
+}
+
+func (e *Engine) moveGuards(tx *store.Tx, ds, from string, moved func(string) Place) error {
+	const op = "policy.MoveGrants"
+	rows, err := tx.Query(`SELECT policy, path FROM guards WHERE datasource = $1 AND (path = $2 OR path >= $3 AND path < $4) ORDER BY policy, path`,
+		ds, from, from+"/", from+"0")
+	if err != nil {
+		return fault.Wrap(op, from, err)
+	}
+	defer rows.Close()
+	touched := map[string][]string{}
+	for rows.Next() {
+		var name, path string
+		if err := rows.Scan(&name, &path); err != nil {
+			return fault.Wrap(op, from, err)
+		}
+		touched[name] = append(touched[name], path)
+	}
+	if err := rows.Err(); err != nil {
+		return fault.Wrap(op, from, err)
+	}
+	rows.Close()
+	for name, paths := range touched {
+		for _, path := range paths {
+			if _, err := tx.Exec(`DELETE FROM guards WHERE policy = $1 AND datasource = $2 AND path = $3`, name, ds, path); err != nil {
+				return fault.Wrap(op, from, err)
+			}
+			at := moved(path)
+			if _, err := tx.Exec(`INSERT INTO guards (policy, datasource, path) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, name, at.Datasource, at.Path); err != nil {
+				return fault.Wrap(op, from, err)
+			}
+		}
+		e.collect(tx, func(s *state) {
+			p := s.policies[name]
+			guards := make([]Place, 0, len(p.Guards))
+			for _, at := range p.Guards {
+				if at.Datasource == ds && slices.Contains(paths, at.Path) {
+					at = moved(at.Path)
+				}
+				if !slices.Contains(guards, at) {
+					guards = append(guards, at)
+				}
+			}
+			p.Guards = guards
+			s.policies[name] = p
+		})
+	}
+	return nil
+}
+
+// Filter selects grants; a zero field selects all.
+type Filter struct {
+	Source     string
+	To         Principal
+	Datasource string
+	Under      string // with Datasource: this path and all below
+}
+
+// Grants returns the stored grants that match, ordered by datasource, path, principal and source.
+func (e *Engine) Grants(ctx context.Context, f Filter) ([]Grant, error) {
+	q, args := grantColumns+` WHERE 1 = 1`, []any(nil)
+	arg := func(cond string, v any) {
+		args = append(args, v)
+		q += fmt.Sprintf(cond, len(args))
+	}
+	if f.Source != "" {
+		arg(` AND source = $%d`, f.Source)
+	}
+	if f.To != "" {
+		arg(` AND principal = $%d`, string(f.To))
+	}
+	if f.Datasource != "" {
+		arg(` AND datasource = $%d`, f.Datasource)
+	}
+	if f.Under != "" && f.Under != "." {
+		arg(` AND (path = $%d`, f.Under)
+		arg(` OR path >= $%d`, f.Under+"/")
+		arg(` AND path < $%d)`, f.Under+"0")
+	}
+	gs, err := queryGrants(e.db.Query(ctx, q+` ORDER BY datasource, path, principal, source`, args...))
+	return gs, fault.Wrap("policy.Grants", "", err)
+}
