@@ -1,0 +1,386 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"cellgate/internal/fault"
+	"cellgate/internal/secret"
+	"cellgate/mounts"
+	"cellgate/policy"
+	"cellgate/store"
+)
+
+// The durabilities of a datasource: success means synced to the medium, or handed to the operating system.
+const (
+	Synced  = "synced"
+	Written = "written"
+)
+
+// Datasource is a backend as an admin declares it.
+type Datasource struct {
+	Name        string
+	Driver      string
+	Options     map[string]string
+	Mode        string                   // of the credentials; "" is shared
+	Credentials map[string]secret.String // sealed in the store
+	ReadOnly    bool
+	Durability  string // Synced (and "") or Written
+}
+
+// Workspace is a top folder of users' trees as an admin declares it. With one root its content is that root's; with several, one folder
+// per root. A root is "datasource:/path"; the words {login} and {group} make it a template, expanded for each user.
+type Workspace struct {
+	Slug  string
+	Label string
+	Roots []string
+	Quota int64 // bytes, negative for none
+}
+
+// DatasourceStatus is a datasource with how it is doing.
+type DatasourceStatus struct {
+	Datasource
+	State    string // "up" or "down"
+	Since    time.Time
+	Err      error // why it is down
+	Features mounts.Features
+	Space    mounts.Space
+}
+
+// WorkspaceStatus is a workspace with how it is doing.
+type WorkspaceStatus struct {
+	Workspace
+	State string // "up", or "unavailable" when a root is
+	Err   error
+}
+
+var (
+	slugPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+	namePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,61}$`)
+	tokenPattern = regexp.MustCompile(`\{[^}]*\}`)
+)
+
+// CheckDatasource returns every problem of d, none when it can be put. It touches no storage.
+func (g *Gateway) CheckDatasource(d Datasource) []error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fault.New("gateway.CheckDatasource", d.Name, fault.Invalid, fmt.Errorf(format, args...)))
+	}
+	if !namePattern.MatchString(d.Name) {
+		bad("name %q: lower-case letters, digits, '.', '_' and '-', at most 62", d.Name)
+	}
+	if d.Mode != "" && d.Mode != "shared" {
+		bad("credentials mode %q: this build knows shared", d.Mode)
+	}
+	if d.Durability != "" && d.Durability != Synced && d.Durability != Written {
+		bad("durability %q: synced or written", d.Durability)
+	}
+	driver, ok := g.drivers[d.Driver]
+	if !ok {
+		bad("driver %q: this build has %s", d.Driver, strings.Join(slices.Sorted(maps.Keys(g.drivers)), ", "))
+		return errs
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Options)) {
+		if !slices.ContainsFunc(driver.Options, func(o mounts.Option) bool { return o.Name == key }) {
+			bad("driver %s has no option %q", d.Driver, key)
+		}
+	}
+	for _, o := range driver.Options {
+		if o.Required && d.Options[o.Name] == "" {
+			bad("driver %s needs the option %q: %s", d.Driver, o.Name, o.Help)
+		}
+	}
+	return errs
+}
+
+// CheckWorkspace returns every problem of w. The datasources it may name are those that exist and those in also.
+func (g *Gateway) CheckWorkspace(w Workspace, also ...string) []error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fault.New("gateway.CheckWorkspace", w.Slug, fault.Invalid, fmt.Errorf(format, args...)))
+	}
+	if !slugPattern.MatchString(w.Slug) {
+		bad("slug %q: 3 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit", w.Slug)
+	}
+	if len(w.Roots) == 0 {
+		bad("has no roots")
+	}
+	seen := make(map[string]bool)
+	for _, r := range w.Roots {
+		root, err := parseRoot(r)
+		if err != nil {
+			bad("root %q: %w", r, err)
+			continue
+		}
+		if seen[r] {
+			bad("root %q is named twice", r)
+		}
+		seen[r] = true
+		if _, ok := g.table.Load().datasources[root.datasource]; !ok && !slices.Contains(also, root.datasource) {
+			bad("root %q: there is no datasource %q", r, root.datasource)
+		}
+	}
+	return errs
+}
+
+// PutDatasource makes or changes a datasource within tx and reports whether anything changed. Reload makes it so.
+func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err error) {
+	const op = "gateway.PutDatasource"
+	if errs := g.CheckDatasource(d); len(errs) > 0 {
+		return false, errors.Join(errs...)
+	}
+	normalise(&d)
+	old, err := g.loadDatasources(tx, d.Name)
+	if err != nil {
+		return false, err
+	}
+	if len(old) == 1 && sameDatasource(old[0], d) {
+		return false, nil
+	}
+	options, err := json.Marshal(d.Options)
+	if err != nil {
+		return false, fault.New(op, d.Name, fault.Internal, err)
+	}
+	sealed, err := g.sealCredentials(d)
+	if err != nil {
+		return false, err
+	}
+	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, credentials, read_only, durability, created)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, options = excluded.options, mode = excluded.mode,
+			credentials = excluded.credentials, read_only = excluded.read_only, durability = excluded.durability`,
+		d.Name, d.Driver, string(options), d.Mode, sealed, flag(d.ReadOnly), d.Durability, g.now())
+	return true, fault.Wrap(op, d.Name, err)
+}
+
+// DeleteDatasource forgets a datasource with everything the store knows of its nodes; the files stay where they are. It is Exist while a
+// workspace names it.
+func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
+	const op = "gateway.DeleteDatasource"
+	ws, err := loadWorkspaces(tx)
+	if err != nil {
+		return err
+	}
+	for _, w := range ws {
+		for _, r := range w.Roots {
+			if root, err := parseRoot(r); err == nil && root.datasource == name {
+				return fault.New(op, name, fault.Exist, fmt.Errorf("workspace %s has the root %s", w.Slug, r))
+			}
+		}
+	}
+	res, err := tx.Exec(`DELETE FROM datasources WHERE name = $1`, name)
+	if err != nil {
+		return fault.Wrap(op, name, err)
+	}
+	if n, err := res.RowsAffected(); err == nil && n == 0 {
+		return fault.New(op, name, fault.NotExist, nil)
+	}
+	for _, q := range []string{
+		`DELETE FROM props WHERE node IN (SELECT id FROM nodes WHERE datasource = $1)`,
+		`DELETE FROM nodes WHERE datasource = $1`,
+		`DELETE FROM locks WHERE datasource = $1`,
+		`DELETE FROM journal WHERE datasource = $1`,
+	} {
+		if _, err := tx.Exec(q, name); err != nil {
+			return fault.Wrap(op, name, err)
+		}
+	}
+	return nil
+}
+
+// PutWorkspace makes or changes a workspace within tx and reports whether anything changed. Reload makes it so and creates missing root
+// folders.
+func (g *Gateway) PutWorkspace(tx *store.Tx, w Workspace) (changed bool, err error) {
+	const op = "gateway.PutWorkspace"
+	if w.Quota < 0 {
+		w.Quota = -1
+	}
+	known, err := g.loadDatasources(tx, "")
+	if err != nil {
+		return false, err
+	}
+	names := make([]string, len(known))
+	for i, d := range known {
+		names[i] = d.Name
+	}
+	if errs := g.CheckWorkspace(w, names...); len(errs) > 0 {
+		return false, errors.Join(errs...)
+	}
+	all, err := loadWorkspaces(tx)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(all, func(o Workspace) bool { return o.Slug == w.Slug })
+	if i >= 0 && all[i].Label == w.Label && all[i].Quota == w.Quota && slices.Equal(all[i].Roots, w.Roots) {
+		return false, nil
+	}
+	roots, err := json.Marshal(w.Roots)
+	if err != nil {
+		return false, fault.New(op, w.Slug, fault.Internal, err)
+	}
+	_, err = tx.Exec(`INSERT INTO workspaces (slug, label, roots, quota, created) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (slug) DO UPDATE SET label = excluded.label, roots = excluded.roots, quota = excluded.quota`,
+		w.Slug, w.Label, string(roots), w.Quota, g.now())
+	return true, fault.Wrap(op, w.Slug, err)
+}
+
+// DeleteWorkspace takes a workspace out of everybody's tree within tx; its files stay. Its grants are the caller's to replace.
+func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
+	const op = "gateway.DeleteWorkspace"
+	res, err := tx.Exec(`DELETE FROM workspaces WHERE slug = $1`, slug)
+	if err != nil {
+		return fault.Wrap(op, slug, err)
+	}
+	if n, err := res.RowsAffected(); err == nil && n == 0 {
+		return fault.New(op, slug, fault.NotExist, nil)
+	}
+	return nil
+}
+
+// ForgetUser drops within tx what the core holds for a user who is being deleted: locks, and the quota of what the user wrote. The files stay,
+// nobody's. A namesake made later inherits nothing.
+func (g *Gateway) ForgetUser(tx *store.Tx, sub *policy.Subject) error {
+	const op = "gateway.ForgetUser"
+	if err := g.locks.forgetHolder(tx, sub.ID); err != nil {
+		return fault.Wrap(op, sub.Login, err)
+	}
+	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, sub.Login); err != nil {
+		return fault.Wrap(op, sub.Login, err)
+	}
+	return g.quota.Drop(tx, userScope(sub.Login))
+}
+
+// Datasources returns every datasource with its state, by name.
+func (g *Gateway) Datasources(ctx context.Context) []DatasourceStatus {
+	var all []DatasourceStatus
+	t := g.table.Load()
+	for _, name := range slices.Sorted(maps.Keys(t.datasources)) {
+		ds := t.datasources[name]
+		st := DatasourceStatus{Datasource: ds.cfg, State: "up", Space: mounts.Space{Total: -1, Used: -1, Free: -1}}
+		ds.state.RLock()
+		st.Since, st.Err = ds.since, ds.err
+		m := ds.up
+		ds.state.RUnlock()
+		if m == nil {
+			st.State = "down"
+		} else {
+			st.Features = m.features
+			if sp, ok := mounts.As[mounts.Spacer](m.Backend); ok {
+				if space, err := sp.Space(ctx); err == nil {
+					st.Space = space
+				}
+			}
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// Workspaces returns every workspace with its state, by slug.
+func (g *Gateway) Workspaces() []WorkspaceStatus {
+	var all []WorkspaceStatus
+	t := g.table.Load()
+	for _, slug := range slices.Sorted(maps.Keys(t.workspaces)) {
+		w := t.workspaces[slug]
+		st := WorkspaceStatus{Workspace: w.Workspace, State: "up"}
+		for _, r := range w.roots {
+			ds := t.datasources[r.datasource]
+			if ds == nil {
+				st.State, st.Err = "unavailable", fault.New("gateway", r.datasource, fault.NotExist, nil)
+			} else if _, err := ds.open(); err != nil {
+				st.State, st.Err = "unavailable", err
+			}
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// GrantPlace returns the place a grant's "on" names: "workspace:/path" (of a workspace with one root, or with the root's folder as the
+// first segment) or "datasource:/path". Workspaces that are only being declared are given in declared; they go before those that exist.
+// A place in a template workspace keeps its words in braces: the core expands it for each subject.
+func (g *Gateway) GrantPlace(on string, declared ...Workspace) (policy.Place, error) {
+	const op = "gateway.GrantPlace"
+	head, rest, ok := strings.Cut(on, ":")
+	if !ok {
+		return policy.Place{}, fault.New(op, on, fault.Invalid, errors.New(`want "workspace:/path" or "datasource:/path"`))
+	}
+	p, err := ParsePath(rest)
+	if err != nil {
+		return policy.Place{}, err
+	}
+	t := g.table.Load()
+	w := t.workspaces[head]
+	known := t.datasources[head] != nil
+	for _, d := range declared {
+		if d.Slug == head {
+			if w, err = newWorkspace(d); err != nil {
+				return policy.Place{}, err
+			}
+		}
+		known = known || slices.ContainsFunc(d.Roots, func(r string) bool { return strings.HasPrefix(r, head+":") })
+	}
+	switch {
+	case w != nil && len(w.roots) == 1:
+		return t.place(w.roots[0].datasource, join(w.roots[0].path, p.s)), nil
+	case w != nil:
+		folder, inner, _ := strings.Cut(p.s, "/")
+		i := slices.Index(w.names, folder)
+		if i < 0 {
+			return policy.Place{}, fault.New(op, on, fault.Invalid, fmt.Errorf("workspace %s has the roots %s", head, strings.Join(w.names, ", ")))
+		}
+		return t.place(w.roots[i].datasource, join(w.roots[i].path, inner)), nil
+	case known:
+		return t.place(head, join(".", p.s)), nil
+	}
+	return policy.Place{}, fault.New(op, on, fault.NotExist, fmt.Errorf("there is no workspace or datasource %q", head))
+}
+
+func normalise(d *Datasource) {
+	if d.Mode == "" {
+		d.Mode = "shared"
+	}
+	if d.Durability == "" {
+		d.Durability = Synced
+	}
+	if d.Options == nil {
+		d.Options = map[string]string{}
+	}
+}
+
+func sameDatasource(a, b Datasource) bool {
+	return a.Name == b.Name && a.Driver == b.Driver && a.Mode == b.Mode && a.ReadOnly == b.ReadOnly && a.Durability == b.Durability &&
+		maps.Equal(a.Options, b.Options) && maps.Equal(a.Credentials, b.Credentials)
+}
+
+func (g *Gateway) sealCredentials(d Datasource) ([]byte, error) {
+	if len(d.Credentials) == 0 {
+		return nil, nil
+	}
+	plain := make(map[string]string, len(d.Credentials))
+	for k, v := range d.Credentials {
+		plain[k] = v.Reveal()
+	}
+	b, err := json.Marshal(plain)
+	if err != nil {
+		return nil, fault.New("gateway.sealCredentials", d.Name, fault.Internal, err)
+	}
+	return g.keys.Seal(b, sealContext(d.Name))
+}
+
+func sealContext(datasource string) string { return "datasource " + datasource }
+
+// flag is a bool as rows keep it.
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

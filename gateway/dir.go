@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"mime"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/policy"
+)
+
+// Info is a node as a session sees it.
+type Info struct {
+	Name    string // the last segment, "" for the root of the tree
+	Path    Path
+	Dir     bool
+	Size    int64     // bytes; 0 for folders
+	ModTime time.Time // UTC; zero when the backend does not tell
+	// ETag is a strong entity tag in quotes (RFC 9110 §8.8.3) that changes with the content, "" for folders and where none is known.
+	ETag string
+	// Writable says that the subject may change the file, or create in the folder. Set by Stat only.
+	Writable bool
+	// ID identifies the node through renames where the backend can, 0 where it cannot.
+	ID uint64
+}
+
+// Type returns the MIME type that the name's extension stands for, "application/octet-stream" when it stands for none. Content is never looked at.
+func (i Info) Type() string { return TypeByName(i.Name) }
+
+// TypeByName is Info.Type for a name alone.
+func TypeByName(name string) string {
+	if t := mime.TypeByExtension(strings.ToLower(path.Ext(name))); t != "" {
+		return t
+	}
+	return "application/octet-stream"
+}
+
+// Stat returns what p is.
+func (s *Session) Stat(ctx context.Context, p Path) (_ Info, err error) {
+	o, err := s.begin(ctx, verbStat, p, policy.List)
+	if err != nil {
+		return Info{}, err
+	}
+	defer o.end(&err)
+	if o.virtual() {
+		return o.folder(p), nil
+	}
+	info, err := o.stat(ctx, o.m, &o.target, true, policy.List)
+	if err != nil {
+		return Info{}, err
+	}
+	if err := listable(info); err != nil {
+		return Info{}, err
+	}
+	i := o.info(p, info)
+	act := policy.Modify
+	if i.Dir {
+		act = policy.Create
+	}
+	i.Writable = !o.ds.cfg.ReadOnly && o.b.view.Decide(act, o.at, o.env).Allowed
+	return i, nil
+}
+
+// List yields the children of p that the subject may know of, in the backend's order, streamed; the last pair carries the error when it
+// fails midway. The root's children are the workspaces, by slug.
+func (s *Session) List(ctx context.Context, p Path) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := s.list(ctx, p, yield); err != nil {
+			yield(Info{}, err)
+		}
+	}
+}
+
+func (s *Session) list(ctx context.Context, p Path, yield func(Info, error) bool) (err error) {
+	o, err := s.begin(ctx, verbList, p, policy.List)
+	if err != nil {
+		return err
+	}
+	defer o.end(&err)
+	if o.virtual() {
+		o.listVirtual(yield)
+		return nil
+	}
+	info, err := o.stat(ctx, o.m, &o.target, true, policy.List)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fault.New("gateway.list", p.String(), fault.NotDir, nil)
+	}
+	may := o.b.view.Children(policy.List, o.at, o.env)
+	folds, looks := !o.m.features.CaseSensitive, o.b.view.PerNode(o.at)
+	for child, err := range o.m.List(ctx, o.name) {
+		if err != nil {
+			return err
+		}
+		key := child.Name
+		if folds {
+			key = fold(key)
+		}
+		if mounts.Reserved(child.Name) || !may(key).Allowed && !(looks && o.listed(key, child)) {
+			continue
+		}
+		if child.Type == mounts.Symlink {
+			if child, err = o.follow(ctx, child); err != nil {
+				continue // dangling, leading out, or to where the subject may not look
+			}
+		}
+		if listable(child) != nil {
+			continue
+		}
+		if !yield(o.info(p.child(child.Name), child), nil) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// listed decides about one child where policies look at more than its name.
+func (o *op) listed(key string, child mounts.Info) bool {
+	env := *o.env
+	env.Node = describe(child)
+	return o.b.view.Decide(policy.List, policy.Place{Datasource: o.at.Datasource, Path: join(o.at.Path, key)}, &env).Allowed
+}
+
+// follow returns what a symbolic link among the children of the target leads to, under the link's name.
+func (o *op) follow(ctx context.Context, link mounts.Info) (mounts.Info, error) {
+	t := o.target
+	t.name = join(o.name, link.Name)
+	info, err := o.stat(ctx, o.m, &t, true, policy.List)
+	o.denied = policy.Place{}
+	info.Name = link.Name
+	return info, err
+}
+
+func (o *op) listVirtual(yield func(Info, error) bool) {
+	if o.ws != nil {
+		for i, name := range o.ws.names {
+			at := o.b.table.place(o.ws.roots[i].datasource, o.roots[i])
+			if o.roots[i] != "" && o.b.view.Decide(policy.List, at, o.env).Allowed && !yield(o.folder(o.path.child(name)), nil) {
+				return
+			}
+		}
+		return
+	}
+	for _, slug := range slices.Sorted(maps.Keys(o.b.table.workspaces)) {
+		if o.visible(o.b.table.workspaces[slug]) && !yield(o.folder(Path{slug}), nil) {
+			return
+		}
+	}
+}
+
+// folder is the Info of a folder that has no times or sizes of its own.
+func (o *op) folder(p Path) Info { return Info{Name: p.Base(), Path: p, Dir: true} }
+
+// listable says that devices, sockets and pipes are not for clients.
+func listable(info mounts.Info) error {
+	if info.Type == mounts.Other || info.Type == mounts.Symlink {
+		return fault.New("gateway", info.Name, fault.NotExist, nil)
+	}
+	return nil
+}
+
+func (o *op) info(p Path, info mounts.Info) Info {
+	i := Info{Name: p.Base(), Path: p, Dir: info.IsDir(), ModTime: info.ModTime, ID: info.ID}
+	if !i.Dir {
+		i.Size = info.Size
+		if o.known {
+			i.ETag = etag(info)
+		}
+	}
+	return i
+}
+
+// etag makes the entity tag of a file: the backend's own, or one from what changes with its content. Where the backend has nothing that
+// clients cannot set, there is none.
+func etag(info mounts.Info) string {
+	if info.Tag != "" {
+		return strconv.Quote(info.Tag)
+	}
+	if info.Change == 0 {
+		return ""
+	}
+	var buf [64]byte
+	b := append(buf[:0], '"')
+	b = strconv.AppendUint(b, info.ID, 36)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, info.Change, 36)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, info.Size, 36)
+	return string(append(b, '"'))
+}
+
+// reserved reports whether a segment of the path is the gateway's own.
+func reserved(path string) bool {
+	for path != "" {
+		var name string
+		if name, path, _ = strings.Cut(path, "/"); mounts.Reserved(name) {
+			return true
+		}
+	}
+	return false
+}

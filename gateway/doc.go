@@ -1,0 +1,33 @@
+// Package gateway is the core: what a file operation means, decided once for every protocol.
+//
+//	client ── protocol: authenticate → identity.Login → policy.Subject → Gateway.Session
+//	             │
+//	             ▼
+//	  Session.Verb(ctx, Path, …)
+//	     begin:  Path → workspace → datasource and place        (resolve.go)
+//	             budget of the principal                         (budget.go)
+//	             policy.View.Decide, fail closed                 (op.go)
+//	     verb:   locks (lock.go), preconditions (cond.go), quota (policy/quota)
+//	             bytes to a staged file in the datasource's Area (upload.go)
+//	     commit: publish lock of the node (serial.go)
+//	             preconditions, locks and rights once more
+//	             ONE store transaction: journal, node, quota, audit record
+//	             the last step on the backend: one rename
+//	     end:    refusals recorded, event published, budget returned
+//
+// # How a write becomes durable
+//
+// The store transaction is the commit point. It holds the audit record, the node row, the quota and a journal row which says what is still
+// to be done on the backend: one rename of what is already staged and synced. After the transaction the rename is a redo: if the process
+// dies in between, New replays the journal and does it. So mutation and audit record are one, a reader sees old or new and never a part,
+// and an operation costs one wait for the store instead of two (an intent before and a confirmation after). When the rename itself fails,
+// a second transaction takes the first one back and records the failure. Journal rows of finished operations are removed with whatever
+// commits next; replaying one of them again changes nothing.
+//
+// The audit log is the outbox as well: it is ordered, durable and written in the transaction of the mutation, so whoever must not miss an
+// event reads it from a sequence number on. The bus (package event) carries hints in process.
+//
+// # Order of locks
+//
+// A verb takes the publish locks of its places (serial.go, sorted), then the store. Nothing waits for a client while it holds one.
+package gateway

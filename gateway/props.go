@@ -1,0 +1,218 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"cellgate/gateway/event"
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/policy"
+	"cellgate/store"
+)
+
+// Prop is a dead property of a node (RFC 4918 §4): a name in a name space and whatever the client said, which means nothing to the gateway.
+type Prop struct {
+	Space, Name string
+	Value       []byte
+}
+
+var (
+	errProps     = errors.New("too many properties on one node")
+	errPropBytes = errors.New("the property is too large")
+)
+
+// Props returns the dead properties of p, by name space and name.
+func (s *Session) Props(ctx context.Context, p Path) (_ []Prop, err error) {
+	o, err := s.begin(ctx, verbProps, p, policy.List)
+	if err != nil {
+		return nil, err
+	}
+	defer o.end(&err)
+	if o.virtual() {
+		return nil, nil
+	}
+	if _, err := o.stat(ctx, o.m, &o.target, true, policy.List); err != nil {
+		return nil, err
+	}
+	rows, err := o.g.db.Query(ctx, `SELECT n.path, p.space, p.name, p.value FROM nodes n JOIN props p ON p.node = n.id
+		WHERE n.datasource = $1 AND n.depth = $2 AND n.path = $3 ORDER BY p.space, p.name`, o.at.Datasource, depthOf(o.at.Path), o.at.Path)
+	all, err := scanProps(rows, err)
+	return all[o.at.Path], err
+}
+
+// PropsOf returns the dead properties of the children of the folder p, by the child's name. Children without any are not in it.
+func (s *Session) PropsOf(ctx context.Context, p Path) (_ map[string][]Prop, err error) {
+	o, err := s.begin(ctx, verbProps, p, policy.List)
+	if err != nil {
+		return nil, err
+	}
+	defer o.end(&err)
+	if o.virtual() {
+		return nil, nil
+	}
+	if _, err := o.stat(ctx, o.m, &o.target, true, policy.List); err != nil {
+		return nil, err
+	}
+	low, high := bounds(o.at.Path)
+	rows, err := o.g.db.Query(ctx, `SELECT n.path, p.space, p.name, p.value FROM nodes n JOIN props p ON p.node = n.id
+		WHERE n.datasource = $1 AND n.depth = $2 AND n.path >= $3 AND n.path < $4 ORDER BY n.path, p.space, p.name`,
+		o.at.Datasource, depthOf(o.at.Path)+1, low, high)
+	byPath, err := scanProps(rows, err)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string][]Prop, len(byPath))
+	for path, props := range byPath {
+		byName[relative(path, o.at.Path)] = props
+	}
+	return byName, nil
+}
+
+func scanProps(rows *sql.Rows, err error) (map[string][]Prop, error) {
+	if err != nil {
+		return nil, fault.Wrap("gateway.props", "", err)
+	}
+	defer rows.Close()
+	all := make(map[string][]Prop)
+	for rows.Next() {
+		var path string
+		var p Prop
+		if err := rows.Scan(&path, &p.Space, &p.Name, &p.Value); err != nil {
+			return nil, fault.Wrap("gateway.props", "", err)
+		}
+		all[path] = append(all[path], p)
+	}
+	return all, fault.Wrap("gateway.props", "", rows.Err())
+}
+
+// PropChange sets a property, or removes it when Remove is set.
+type PropChange struct {
+	Prop
+	Remove bool
+}
+
+// PatchProps changes dead properties of p in the given order, all or none (RFC 4918 §9.2). Removing what is not there is fine. Values over
+// the limits are TooLarge.
+func (s *Session) PatchProps(ctx context.Context, p Path, changes []PropChange, cond Cond) (err error) {
+	o, err := s.begin(ctx, verbSetProps, p, policy.Modify, policy.Create)
+	if err != nil {
+		return err
+	}
+	defer o.end(&err)
+	for _, c := range changes {
+		if len(c.Value) > o.g.limits.PropBytes || len(c.Space)+len(c.Name) > 1024 {
+			return fault.New("gateway.props", p.String(), fault.TooLarge, errPropBytes)
+		}
+	}
+	info, err := o.changing(ctx, cond)
+	if err != nil {
+		return err
+	}
+	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if info, err = o.changing(ctx, cond); err != nil {
+		return err
+	}
+	err = o.commit(ctx, func(tx *store.Tx) error { return o.patch(tx, info, changes) })
+	if err == nil {
+		o.publish(event.Props, o.at, policy.Place{}, info.IsDir(), -1)
+	}
+	return err
+}
+
+// changing asks for what every change of a node's attributes needs: the node, the right to write it, no lock, the precondition.
+func (o *op) changing(ctx context.Context, cond Cond) (mounts.Info, error) {
+	info, err := o.stat(ctx, o.m, &o.target, true, policy.Modify, policy.Create)
+	if err != nil {
+		return info, err
+	}
+	act := policy.Modify
+	if info.IsDir() {
+		act = policy.Create
+	}
+	if _, err := o.ask(act, &o.target); err != nil {
+		return info, err
+	}
+	if err := cond.hold(o.info(o.path, info), true, !o.known); err != nil {
+		return info, err
+	}
+	return info, o.unlocked(&o.target, lockScope{})
+}
+
+func (o *op) patch(tx *store.Tx, info mounts.Info, changes []PropChange) error {
+	n, ok, err := loadNode(tx.QueryRow, o.at)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		// A node that came from outside: nobody's quota counts it.
+		row := o.row(o.at, info, "")
+		row.owner, row.size = "", max(info.Size, 0)
+		if err := (nodes{o.g}).Flush(tx, []any{row}); err != nil {
+			return err
+		}
+		n.id = row.id
+	}
+	for _, c := range changes {
+		if c.Remove {
+			if _, err := tx.Exec(`DELETE FROM props WHERE node = $1 AND space = $2 AND name = $3`, n.id, c.Space, c.Name); err != nil {
+				return err
+			}
+			continue
+		}
+		_, err := tx.Exec(`INSERT INTO props (node, space, name, value) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (node, space, name) DO UPDATE SET value = excluded.value`, n.id, c.Space, c.Name, bytes.Clone(c.Value))
+		if err != nil {
+			return err
+		}
+	}
+	var count int
+	if err := tx.QueryRow(`SELECT count(*) FROM props WHERE node = $1`, n.id).Scan(&count); err != nil {
+		return err
+	}
+	if count > o.g.limits.Props {
+		return fault.New("gateway.props", o.path.String(), fault.TooLarge, errProps)
+	}
+	return nil
+}
+
+// SetModTime sets the modification time of p.
+func (s *Session) SetModTime(ctx context.Context, p Path, t time.Time) (err error) {
+	o, err := s.begin(ctx, verbSetTime, p, policy.Modify, policy.Create)
+	if err != nil {
+		return err
+	}
+	defer o.end(&err)
+	setter, ok := mounts.As[mounts.TimeSetter](o.m.Backend)
+	if !ok {
+		return fault.New("gateway.set-time", p.String(), fault.Unsupported, nil)
+	}
+	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	if err != nil {
+		return err
+	}
+	defer release()
+	info, err := o.changing(ctx, Cond{})
+	if err != nil {
+		return err
+	}
+	if err := setter.SetModTime(ctx, o.name, t); err != nil {
+		return err
+	}
+	err = o.commit(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE nodes SET mtime = $1 WHERE datasource = $2 AND depth = $3 AND path = $4`,
+			t.UnixNano(), o.at.Datasource, depthOf(o.at.Path), o.at.Path)
+		return err
+	})
+	if err == nil {
+		o.publish(event.Props, o.at, policy.Place{}, info.IsDir(), -1)
+	}
+	return err
+}

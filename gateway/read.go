@@ -1,0 +1,266 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/policy"
+)
+
+// File is an open file for reading. It shows one content from Open to Close, whatever replaces it meanwhile, where the backend has random
+// access. Read and Seek are for one goroutine; ReadAt is for many. When the right to read is revoked, the next call fails.
+type File struct {
+	o    *op
+	info Info
+	name string
+
+	random mounts.RandomFile // nil where the backend only streams
+	pos    int64
+
+	mu     sync.Mutex
+	bound  *bound // under which the right was last seen, guarded by mu
+	closed bool   // guarded by mu
+}
+
+var errSeek = errors.New("seek before the start")
+
+// Open opens the file p for reading. The caller closes it.
+func (s *Session) Open(ctx context.Context, p Path) (_ *File, err error) {
+	o, err := s.begin(ctx, verbRead, p, policy.Download)
+	if err != nil {
+		return nil, err
+	}
+	defer o.end(&err)
+	if err := s.core.budget.open(); err != nil {
+		return nil, err
+	}
+	f, err := o.open(ctx)
+	if err != nil {
+		s.core.budget.close()
+		return nil, err
+	}
+	o.noteRead()
+	return f, nil
+}
+
+func (o *op) open(ctx context.Context) (*File, error) {
+	f := &File{o: o, bound: o.b}
+	info, err := o.openRandom(ctx, f)
+	if f.random == nil && (err == nil || fault.KindOf(err) != fault.NotExist) {
+		// Not a plain file of a backend with random access: look closer.
+		if info, err = o.stat(ctx, o.m, &o.target, true, policy.Download); err == nil && !info.IsDir() && info.Type == mounts.File {
+			info, err = o.openRandom(ctx, f)
+			if o.m.random == nil {
+				info, err = o.m.Stat(ctx, o.name)
+			}
+		}
+	}
+	if err == nil {
+		switch {
+		case info.IsDir():
+			err = fault.New("gateway.read", o.path.String(), fault.IsDir, nil)
+		default:
+			err = listable(info)
+		}
+	}
+	if err != nil {
+		if f.random != nil {
+			err = errors.Join(err, f.random.Close())
+		}
+		return nil, err
+	}
+	f.info, f.name = o.info(o.path, info), o.name
+	return f, nil
+}
+
+// openRandom opens the target where the backend has random access: one walk along the path for opening, size and entity tag.
+func (o *op) openRandom(ctx context.Context, f *File) (info mounts.Info, err error) {
+	if o.m.random == nil {
+		return info, nil
+	}
+	if f.random, err = o.m.random.OpenFile(ctx, o.name, os.O_RDONLY, 0); err != nil {
+		f.random = nil
+		return info, err
+	}
+	return f.random.Stat()
+}
+
+// noteRead records a download, once a minute for the same file of the same session.
+func (o *op) noteRead() {
+	if now := o.g.clock.Now(); !o.s.core.reads.again(o.at, now) {
+		o.g.audit.Note(o.record("ok"))
+	}
+}
+
+// Info returns what the file is; size and entity tag are those of the bytes that are read.
+func (f *File) Info() Info { return f.info }
+
+// OSFile returns the local file that holds exactly the bytes, and whether there is one: then HTTP can sendfile and FUSE can pass through.
+// Who uses it should ask Allowed every now and then.
+func (f *File) OSFile() (*os.File, bool) {
+	if d, ok := f.random.(mounts.Descriptor); ok {
+		if file := d.OSFile(); file != nil {
+			return file, true
+		}
+	}
+	return nil, false
+}
+
+// Allowed reports nil while the subject may still read the file. It costs nothing while no rights change.
+func (f *File) Allowed(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return fault.New("gateway.File", f.info.Path.String(), fault.Invalid, os.ErrClosed)
+	}
+	b, err := f.o.s.current(ctx)
+	if err != nil {
+		return err
+	}
+	if b == f.bound {
+		return nil
+	}
+	f.o.env.Time = f.o.g.clock.Now()
+	if d := b.view.Decide(policy.Download, f.o.at, f.o.about(&f.o.target)); !d.Allowed {
+		kind := fault.Denied
+		if !d.Known {
+			kind = fault.NotExist
+		}
+		return fault.New("gateway.File", f.info.Path.String(), kind, errRefused)
+	}
+	if t, err := b.resolve(f.info.Path); err != nil || t.ds == nil {
+		return fault.New("gateway.File", f.info.Path.String(), fault.NotExist, err)
+	}
+	f.bound = b
+	return nil
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	ctx := context.Background()
+	if err := f.Allowed(ctx); err != nil {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, fault.New("gateway.File", f.info.Path.String(), fault.Invalid, errSeek)
+	}
+	n, err := f.readAt(ctx, p, off)
+	f.o.g.stats.out.Add(int64(n))
+	if err != nil && err != io.EOF {
+		err = fault.Wrap("gateway.File", f.info.Path.String(), err)
+	}
+	return n, err
+}
+
+func (f *File) readAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if f.random != nil {
+		return f.random.ReadAt(p, off)
+	}
+	r, err := f.o.m.Open(ctx, f.name, off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.ReadFull(r, p)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return n, errors.Join(err, r.Close())
+}
+
+// Read implements io.Reader.
+func (f *File) Read(p []byte) (int, error) {
+	n, err := f.ReadAt(p, f.pos)
+	f.pos += int64(n)
+	if n > 0 && err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker.
+func (f *File) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += f.pos
+	case io.SeekEnd:
+		offset += f.info.Size
+	}
+	if offset < 0 {
+		return f.pos, fault.New("gateway.File", f.info.Path.String(), fault.Invalid, errSeek)
+	}
+	f.pos = offset
+	return offset, nil
+}
+
+// copyStep is how much is sent between two looks at whether it still may be.
+const copyStep = 4 << 20
+
+// CopyTo writes n bytes from off to w and returns how many it wrote. A local file in the clear goes out by sendfile when w can
+// (io.ReaderFrom). It moves the position. For one goroutine.
+func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written int64, err error) {
+	defer func() { f.o.g.stats.out.Add(written) }()
+	osf, local := f.OSFile()
+	var stream io.ReadCloser
+	switch {
+	case local:
+		if _, err := osf.Seek(off, io.SeekStart); err != nil {
+			return 0, fault.Wrap("gateway.File", f.info.Path.String(), err)
+		}
+	case f.random == nil:
+		if stream, err = f.o.m.Open(ctx, f.name, off, n); err != nil {
+			return 0, err
+		}
+		defer stream.Close()
+	}
+	for written < n {
+		if err := f.Allowed(ctx); err != nil {
+			return written, err
+		}
+		step := min(n-written, copyStep)
+		var k int64
+		switch {
+		case local:
+			k, err = io.CopyN(w, osf, step)
+		case stream != nil:
+			k, err = io.CopyN(w, stream, step)
+		default:
+			k, err = copyAt(w, f.random, off+written, step)
+		}
+		written += k
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// copyAt is io.CopyN from a place of a file, through a shared buffer.
+func copyAt(w io.Writer, r io.ReaderAt, off, n int64) (int64, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	k, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(r, off, n), *buf)
+	if err == nil && k < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return k, err
+}
+
+// Close releases the file. Calling it twice is fine.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil
+	}
+	f.closed = true
+	f.o.s.core.budget.close()
+	if f.random != nil {
+		return f.random.Close()
+	}
+	return nil
+}

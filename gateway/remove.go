@@ -1,0 +1,231 @@
+package gateway
+
+import (
+	"context"
+	"strconv"
+
+	"cellgate/gateway/event"
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/policy"
+	"cellgate/store"
+)
+
+// Mkdir makes the folder p. Its parent must exist; a name that is taken is Exist.
+func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
+	o, err := s.begin(ctx, verbMkdir, p, policy.Create)
+	if err != nil {
+		return err
+	}
+	defer o.end(&err)
+	if o.isRoot() {
+		return fault.New("gateway.mkdir", p.String(), fault.Exist, nil)
+	}
+	if _, err := o.stat(ctx, o.m, &o.target, false, policy.Create); err != nil && fault.KindOf(err) != fault.NotExist {
+		return err
+	}
+	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := o.unlocked(&o.target, lockScope{member: true}); err != nil {
+		return err
+	}
+	if _, err := o.m.Stat(ctx, o.name); err == nil {
+		return fault.New("gateway.mkdir", p.String(), fault.Exist, nil)
+	}
+	if err := o.parentOf(ctx, o.m, &o.target); err != nil {
+		return err
+	}
+	// The folder is made in the gateway's area first, so that what is left to do after the transaction is one rename, as for files.
+	staged := newName(areaTmp)
+	if err := o.m.Mkdir(ctx, staged); err != nil {
+		return err
+	}
+	info, err := o.m.Stat(ctx, staged)
+	if err != nil {
+		return err
+	}
+	row := o.row(o.at, info, "")
+	row.size = 0
+	e := o.entry(o.ds, stepOf(staged, o.name, info))
+	undo := func(tx *store.Tx) error { return deleteNodes(tx, o.at.Datasource, o.at.Path) }
+	err = o.commit(ctx, func(tx *store.Tx) error {
+		if err := deleteNodes(tx, o.at.Datasource, o.at.Path); err != nil { // of something that vanished from outside
+			return err
+		}
+		tx.Collect(&o.g.journal, e)
+		tx.Collect(nodes{o.g}, row)
+		return nil
+	})
+	if err == nil {
+		err = o.perform(ctx, o.m, e, undo)
+	}
+	if err != nil {
+		if rerr := o.m.Remove(context.WithoutCancel(ctx), staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
+			o.g.log.Warn("a staged folder is left behind until the next start", "name", staged, "err", rerr)
+		}
+		return err
+	}
+	o.publish(event.Created, o.at, policy.Place{}, true, 0)
+	return nil
+}
+
+// newName returns a name in one of the gateway's own folders that nothing else has.
+func newName(dir string) string { return dir + "/" + strconv.FormatInt(store.NewID(), 36) }
+
+// RemoveOptions are the wishes that travel with a removal.
+type RemoveOptions struct {
+	Cond Cond
+	// Recursive removes a folder with everything below it. The whole tree is asked for rights and locks first; it disappears in one step
+	// where the backend renames folders in one.
+	Recursive bool
+}
+
+// Remove deletes p: a file, an empty folder, or with Recursive a whole tree. A folder with children the subject may not see is NotEmpty,
+// or refused as a tree.
+func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err error) {
+	o, err := s.begin(ctx, verbRemove, p, policy.Delete)
+	if err != nil {
+		return err
+	}
+	defer o.end(&err)
+	if o.isRoot() {
+		return fault.New("gateway.remove", p.String(), fault.Denied, errRoot)
+	}
+	if _, err := o.stat(ctx, o.m, &o.target, false, policy.Delete); err != nil {
+		return err
+	}
+	if err := o.removable(ctx, &o.target, opt.Recursive); err != nil {
+		return err
+	}
+	release, err := o.ds.serial.claim(ctx, span{path: o.name, tree: true})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := o.again(ctx, policy.Delete); err != nil {
+		return err
+	}
+	if err := o.removable(ctx, &o.target, opt.Recursive); err != nil {
+		return err
+	}
+	info, err := o.m.Stat(ctx, o.name)
+	if err != nil {
+		return err
+	}
+	if err := opt.Cond.hold(o.info(p, info), true, !o.known); err != nil {
+		return err
+	}
+	if info.IsDir() && !opt.Recursive {
+		if err := o.empty(ctx); err != nil {
+			return err
+		}
+	}
+	return o.remove(ctx, info)
+}
+
+// removable asks for the rights and locks of a removal: of the node, and of everything below it.
+func (o *op) removable(ctx context.Context, t *target, tree bool) error {
+	if err := o.askTree(ctx, o.m, policy.Delete, t); err != nil {
+		return err
+	}
+	return o.unlocked(t, lockScope{member: true, tree: tree})
+}
+
+// empty reports NotEmpty when the target folder has children.
+func (o *op) empty(ctx context.Context) error {
+	for child, err := range o.m.List(ctx, o.name) {
+		if err != nil {
+			return err
+		}
+		if !mounts.Reserved(child.Name) {
+			return fault.New("gateway.remove", o.path.String(), fault.NotEmpty, nil)
+		}
+	}
+	return nil
+}
+
+// remove takes the target out of the tree in one rename and deletes it afterwards, in the background when it is a folder. The caller holds
+// the publish lock of the tree.
+func (o *op) remove(ctx context.Context, info mounts.Info) error {
+	gone, err := o.freed(ctx, o.m, &o.target, info)
+	if err != nil {
+		return err
+	}
+	aside := newName(areaOld)
+	e := o.entry(o.ds, stepOf(o.name, aside, info))
+	old := policy.Place{Datasource: o.ds.cfg.Name, Path: aside}
+	var rows map[string]int64
+	err = o.commit(ctx, func(tx *store.Tx) error {
+		var err error
+		if rows, err = usageBelow(tx, o.at); err != nil {
+			return err
+		}
+		o.g.count(tx, gone, -1)
+		o.g.count(tx, owners(rows), -1)
+		if err := o.g.locks.forget(tx, o.at); err != nil {
+			return err
+		}
+		tx.Collect(&o.g.journal, e)
+		return moveNodes(tx, o.at, old)
+	})
+	if err != nil {
+		return err
+	}
+	err = o.perform(ctx, o.m, e, func(tx *store.Tx) error {
+		o.g.count(tx, gone, 1)
+		o.g.count(tx, owners(rows), 1)
+		return moveNodes(tx, old, o.at)
+	})
+	if err != nil {
+		return err
+	}
+	o.publish(event.Deleted, o.at, policy.Place{}, info.IsDir(), info.Size)
+	o.g.purge(o.m, old, info.IsDir())
+	return nil
+}
+
+// purge deletes what was put aside, with its rows. A failure is no failure of the operation: the next start tries again.
+func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
+	g.db.Later(func(tx *store.Tx) error { return deleteNodes(tx, old.Datasource, old.Path) })
+	if folder {
+		g.background("purge "+old.Path, func(ctx context.Context) error { return removeAll(ctx, m, old.Path) })
+		return
+	}
+	if err := m.Remove(g.life, old.Path); err != nil && fault.KindOf(err) != fault.NotExist {
+		g.log.Warn("a removed file still takes space until the next start", "name", old.Path, "err", err)
+	}
+}
+
+// freed returns what the workspaces with a quota get back when t goes: its files' sizes, looked up only if somebody counts.
+func (o *op) freed(ctx context.Context, m *mounted, t *target, info mounts.Info) (map[string]int64, error) {
+	scopes := o.b.places(t.ds.cfg.Name, t.name)
+	if len(scopes) == 0 {
+		return nil, nil
+	}
+	size := info.Size
+	if info.IsDir() {
+		var err error
+		if size, err = treeSize(ctx, m, t.name); err != nil {
+			return nil, err
+		}
+	}
+	gone := make(map[string]int64, len(scopes))
+	for _, s := range scopes {
+		gone[s] = size
+	}
+	return gone, nil
+}
+
+// owners makes scopes of logins; what is nobody's counts nowhere.
+func owners(rows map[string]int64) map[string]int64 {
+	scopes := make(map[string]int64, len(rows))
+	for login, bytes := range rows {
+		if login != "" {
+			scopes[userScope(login)] = bytes
+		}
+	}
+	return scopes
+}

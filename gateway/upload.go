@@ -1,0 +1,426 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cellgate/gateway/event"
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/policy"
+	"cellgate/store"
+)
+
+// CreateOptions are the wishes that travel with a new file content.
+type CreateOptions struct {
+	Size      int64     // declared length, -1 unknown; a body of another length is Invalid and publishes nothing
+	ModTime   time.Time // zero: when it is published
+	Cond      Cond
+	Exclusive bool   // fail with Exist when the name is taken
+	Checksum  string // what the content must have: "SHA1:hex", "MD5:…", "SHA256:…", "CRC32C:…", "ADLER32:…"; several separated by spaces
+}
+
+// Upload is new content of one file on its way. Nothing of it is seen until Commit succeeds; closing without Commit is Abort. Write and
+// ReadFrom append and are for one goroutine; WriteAt may be called concurrently. After Commit or Abort every call fails with Invalid.
+type Upload struct {
+	o    *op
+	opt  CreateOptions
+	acts []policy.Action // of which one was allowed at begin
+
+	file   mounts.RandomFile
+	staged string // its name on the backend
+	sums   *sums
+	quota  *hold
+
+	next int64        // where Write goes on
+	size atomic.Int64 // highest byte written
+	held atomic.Int64 // staged bytes on the user's budget
+
+	mu   sync.Mutex
+	over bool // guarded by mu
+}
+
+var errOver = errors.New("the upload has ended")
+
+// Create begins to replace or make the file p. Rights, locks, preconditions and quota are asked at once, so that a body is not sent in vain,
+// and again at Commit.
+func (s *Session) Create(ctx context.Context, p Path, opt CreateOptions) (_ *Upload, err error) {
+	o, err := s.describing(p, opt.Size).begin(ctx, verbCreate, p, policy.Create, policy.Modify)
+	if err != nil {
+		return nil, err
+	}
+	u, err := o.upload(ctx, opt)
+	if err != nil {
+		o.end(&err)
+		return nil, err
+	}
+	return u, nil
+}
+
+func (o *op) upload(ctx context.Context, opt CreateOptions) (*Upload, error) {
+	u := &Upload{o: o, opt: opt, acts: []policy.Action{policy.Create, policy.Modify}}
+	var err error
+	if u.sums, err = newSums(opt.Checksum); err != nil {
+		return nil, err
+	}
+	cur, exists, err := o.existing(ctx, o.m, &o.target, u.acts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.check(cur, exists); err != nil {
+		return nil, err
+	}
+	if !exists {
+		if err := o.parentOf(ctx, o.m, &o.target); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.s.core.budget.open(); err != nil {
+		return nil, err
+	}
+	if u.quota, err = o.reserve(ctx, &o.target, opt.Size, cur.Size); err == nil {
+		u.file, u.staged, err = o.stage(ctx, o.m)
+	}
+	if err != nil {
+		u.quota.release()
+		o.s.core.budget.close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// existing looks at what is there now, following links. A missing node is no error.
+func (o *op) existing(ctx context.Context, m *mounted, t *target, acts ...policy.Action) (info mounts.Info, exists bool, err error) {
+	info, err = o.stat(ctx, m, t, true, acts...)
+	if err != nil && fault.KindOf(err) == fault.NotExist && o.denied == (policy.Place{}) {
+		return info, false, nil
+	}
+	return info, err == nil, err
+}
+
+// parentOf reports NotExist or NotDir unless the folder that is to hold t is one.
+func (o *op) parentOf(ctx context.Context, m *mounted, t *target) error {
+	if t.isRoot() {
+		return fault.New("gateway", t.path.String(), fault.Denied, errRoot)
+	}
+	info, err := m.Stat(ctx, parentOf(t.name))
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fault.New("gateway", t.path.Parent().String(), fault.NotDir, nil)
+	}
+	return nil
+}
+
+// check asks all that can be asked of what is at the target now: type, rights, preconditions, locks.
+func (u *Upload) check(cur mounts.Info, exists bool) error {
+	o := u.o
+	act := policy.Create
+	if exists {
+		act = policy.Modify
+		if cur.IsDir() {
+			return fault.New("gateway.create", o.path.String(), fault.IsDir, nil)
+		}
+		if cur.Type != mounts.File {
+			return fault.New("gateway.create", o.path.String(), fault.Unsupported, errors.New("not a regular file"))
+		}
+	}
+	if _, err := o.ask(act, &o.target); err != nil {
+		return err
+	}
+	if err := u.opt.Cond.hold(o.info(o.path, cur), exists, !o.known); err != nil {
+		return err
+	}
+	if exists && u.opt.Exclusive {
+		return fault.New("gateway.create", o.path.String(), fault.Exist, nil)
+	}
+	return o.unlocked(&o.target, lockScope{member: !exists})
+}
+
+// stage opens a new file in the datasource's area.
+func (o *op) stage(ctx context.Context, m *mounted) (mounts.RandomFile, string, error) {
+	if m.random == nil {
+		return nil, "", fault.New("gateway.stage", o.path.String(), fault.Unsupported, errors.New("the backend has no random access"))
+	}
+	name := areaTmp + "/" + strconv.FormatInt(store.NewID(), 36)
+	f, err := m.random.OpenFile(ctx, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0)
+	return f, name, err
+}
+
+// Size returns how many bytes have been written, up to the highest.
+func (u *Upload) Size() int64 { return u.size.Load() }
+
+// Write appends p.
+func (u *Upload) Write(p []byte) (int, error) {
+	n, err := u.writeAt(p, u.next)
+	u.next += int64(n)
+	u.sums.write(p[:n])
+	return n, err
+}
+
+// WriteAt writes p at off. Where a checksum was declared, a file that is not written from start to end in order is read once more at Commit.
+func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
+	u.sums.disorder()
+	return u.writeAt(p, off)
+}
+
+func (u *Upload) writeAt(p []byte, off int64) (int, error) {
+	u.mu.Lock()
+	over := u.over
+	u.mu.Unlock()
+	end := off + int64(len(p))
+	switch {
+	case over:
+		return 0, fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, errOver)
+	case u.opt.Size >= 0 && end > u.opt.Size:
+		return 0, fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, fmt.Errorf("more than the %d bytes declared", u.opt.Size))
+	}
+	if err := u.grow(end); err != nil {
+		return 0, err
+	}
+	n, err := u.file.WriteAt(p, off)
+	u.o.g.stats.in.Add(int64(n))
+	if err != nil {
+		return n, fault.Wrap("gateway.Upload", u.o.path.String(), err)
+	}
+	return n, nil
+}
+
+// grow accounts for a file that now ends at end.
+func (u *Upload) grow(end int64) error {
+	for {
+		size := u.size.Load()
+		if end <= size {
+			return nil
+		}
+		if u.size.CompareAndSwap(size, end) {
+			if err := u.o.s.core.budget.stage(end - size); err != nil {
+				return err
+			}
+			u.held.Add(end - size)
+			return u.quota.grow(end)
+		}
+	}
+}
+
+// buffers are what bodies pass through: large, so that a fast client costs few calls, and shared, so that memory does not grow with clients
+// that send now and then.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+
+// ReadFrom appends everything r yields. A failure of r is returned as it is; what was read until then is staged, never published.
+func (u *Upload) ReadFrom(r io.Reader) (n int64, err error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		k, rerr := fill(r, *buf)
+		if k > 0 {
+			w, err := u.Write((*buf)[:k])
+			n += int64(w)
+			if err != nil {
+				return n, err
+			}
+		}
+		if rerr == io.EOF {
+			return n, nil
+		}
+		if rerr != nil {
+			return n, rerr
+		}
+	}
+}
+
+// fill reads until buf is full or r ends.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}
+
+// Commit publishes the content and reports whether the name was new. It verifies the declared length and checksum first. On success the
+// content, its metadata and the audit record are durable as the datasource promises; on failure the old content stands.
+func (u *Upload) Commit(ctx context.Context) (_ Info, created bool, err error) {
+	if !u.finish() {
+		return Info{}, false, fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, errOver)
+	}
+	defer u.o.end(&err)
+	defer u.drop(&err)
+	if err := u.verify(); err != nil {
+		return Info{}, false, err
+	}
+	return u.publish(ctx)
+}
+
+// Abort throws the content away. It is safe to call after Commit, where it does nothing.
+func (u *Upload) Abort() error {
+	if !u.finish() {
+		return nil
+	}
+	err := fault.New("gateway.Upload", u.o.path.String(), fault.Canceled, nil)
+	u.drop(&err)
+	u.o.s.core.budget.leave()
+	return nil
+}
+
+// Close is Abort, for those who defer it.
+func (u *Upload) Close() error { return u.Abort() }
+
+// finish ends the upload for its writers. It reports false when it has ended before.
+func (u *Upload) finish() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	was := u.over
+	u.over = true
+	return !was
+}
+
+// drop returns what the upload held, and removes the staged file when it was not published.
+func (u *Upload) drop(err *error) {
+	if u.file != nil {
+		if cerr := u.file.Close(); cerr != nil && *err == nil {
+			u.o.g.log.Warn("closing a published file failed", "path", u.o.path, "err", cerr)
+		}
+	}
+	if *err != nil {
+		if rerr := u.o.m.Remove(context.WithoutCancel(u.o.g.life), u.staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
+			u.o.g.log.Warn("a staged file is left behind until the next start", "name", u.staged, "err", rerr)
+		}
+	}
+	u.quota.release()
+	_ = u.o.s.core.budget.stage(-u.held.Load())
+	u.o.s.core.budget.close()
+}
+
+// verify compares what arrived with what was declared.
+func (u *Upload) verify() error {
+	if size := u.size.Load(); u.opt.Size >= 0 && size != u.opt.Size {
+		return fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, fmt.Errorf("%d bytes arrived, %d were declared", size, u.opt.Size))
+	}
+	return u.sums.verify(u.o.path, io.NewSectionReader(u.file, 0, u.size.Load()))
+}
+
+// publish makes the staged content that of the target.
+func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) {
+	o := u.o
+	// The staged bytes are made durable before the publish lock is taken: it is held for the short last steps only.
+	if err := u.settle(ctx); err != nil {
+		return Info{}, false, err
+	}
+	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	if err != nil {
+		return Info{}, false, err
+	}
+	defer release()
+	if err := o.again(ctx, u.acts...); err != nil {
+		return Info{}, false, err
+	}
+	cur, exists, err := o.existing(ctx, o.m, &o.target, u.acts...)
+	if err != nil {
+		return Info{}, false, err
+	}
+	if err := u.check(cur, exists); err != nil {
+		return Info{}, false, err
+	}
+	if exists {
+		if err := o.keepMode(ctx, u.staged, cur); err != nil {
+			return Info{}, false, err
+		}
+	}
+	info, err := u.file.Stat()
+	if err != nil {
+		return Info{}, false, err
+	}
+	if err := o.replace(ctx, u.staged, info, cur, exists, u.sums.String(), u.quota); err != nil {
+		return Info{}, false, err
+	}
+	// The stamps of the file have moved with the rename: the entity tag is that of now.
+	if info, err = u.file.Stat(); err != nil {
+		return Info{}, false, err
+	}
+	o.g.stats.published.Add(1)
+	info.Name = o.path.Base()
+	if !o.known {
+		return o.info(o.path, info), true, nil
+	}
+	return o.info(o.path, info), !exists, nil
+}
+
+// settle makes the staged bytes durable and gives them their time.
+func (u *Upload) settle(ctx context.Context) error {
+	o := u.o
+	if !u.opt.ModTime.IsZero() {
+		if t, ok := mounts.As[mounts.TimeSetter](o.m.Backend); ok {
+			if err := t.SetModTime(ctx, u.staged, u.opt.ModTime); err != nil {
+				return err
+			}
+		}
+	}
+	if o.ds.cfg.Durability == Synced {
+		return fault.Wrap("gateway.Upload", o.path.String(), u.file.Sync())
+	}
+	return nil
+}
+
+// keepMode gives a staged file the permission bits of the one it replaces.
+func (o *op) keepMode(ctx context.Context, staged string, cur mounts.Info) error {
+	if cur.Mode == 0 {
+		return nil
+	}
+	m, ok := mounts.As[mounts.ModeSetter](o.m.Backend)
+	if !ok {
+		return nil
+	}
+	if info, err := o.m.Stat(ctx, staged); err != nil || info.Mode == cur.Mode {
+		return err
+	}
+	return m.SetMode(ctx, staged, cur.Mode)
+}
+
+// replace commits that the staged file becomes the target and makes it so. The caller holds the publish lock.
+func (o *op) replace(ctx context.Context, staged string, info, cur mounts.Info, exists bool, sums string, quota *hold) error {
+	was, had := node{}, false
+	if exists {
+		var err error
+		if was, had, err = o.g.node(ctx, o.at); err != nil {
+			return err
+		}
+	}
+	row := o.row(o.at, info, sums)
+	e := o.entry(o.ds, stepOf(staged, o.name, info))
+	change := func(tx *store.Tx) error {
+		tx.Collect(&o.g.journal, e)
+		tx.Collect(nodes{o.g}, row)
+		quota.settle(tx, info.Size, cur.Size, was, had)
+		return nil
+	}
+	undo := func(tx *store.Tx) error {
+		quota.unsettle(tx, info.Size, cur.Size, was, had)
+		if !had {
+			return deleteNodes(tx, o.at.Datasource, o.at.Path)
+		}
+		tx.Collect(nodes{o.g}, &was)
+		return nil
+	}
+	if err := o.commit(ctx, change); err != nil {
+		return err
+	}
+	if err := o.perform(ctx, o.m, e, undo); err != nil {
+		return err
+	}
+	kind := event.Created
+	if exists {
+		kind = event.Modified
+	}
+	o.publish(kind, o.at, policy.Place{}, false, info.Size)
+	return nil
+}
