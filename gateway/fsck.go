@@ -171,7 +171,8 @@ func (c *check) mend(tx *store.Tx, n node, info mounts.Info) error {
 	return err
 }
 
-// areas looks for staged and replaced files that no operation will ask for again. Those younger than an hour may belong to one in flight.
+// areas looks for staged and replaced files that no operation will ask for again. Those written within the last hour may belong to one in
+// flight; so may those that were put aside or lost a child then, which their change tells where the backend has one.
 func (c *check) areas(ctx context.Context) error {
 	if c.ds.cfg.ReadOnly {
 		return nil
@@ -183,7 +184,7 @@ func (c *check) areas(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if dir == areaTmp && info.ModTime.After(old) {
+			if dir == areaTmp && info.ModTime.After(old) || dir == areaOld && info.Change > old.UnixNano() {
 				continue
 			}
 			stale = append(stale, join(dir, info.Name))

@@ -142,6 +142,7 @@ func (g *Gateway) Close() error {
 	}
 	g.stop()
 	g.wg.Wait()
+	g.journal.tidy()
 	var errs []error
 	for _, ds := range g.table.Load().datasources {
 		errs = append(errs, ds.close())
@@ -165,6 +166,7 @@ func (g *Gateway) tend() {
 				ds.tend(g.life)
 			}
 			g.locks.expire()
+			g.journal.tidy()
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"cellgate/gateway"
 	"cellgate/gateway/event"
 	"cellgate/gateway/gatewaytest"
+	"cellgate/internal/clock"
 	"cellgate/internal/fault"
 	"cellgate/mounts"
 	"cellgate/mounts/flaky"
@@ -466,7 +467,7 @@ func TestAudit(t *testing.T) {
 }
 
 func TestFsck(t *testing.T) {
-	h := gatewaytest.New(t, gatewaytest.Config{})
+	h := gatewaytest.New(t, gatewaytest.Config{Clock: clock.At(time.Now().Add(2 * time.Hour))}) // what is left behind is old by now
 	h.Tell(t, "alice: put /docs/gone 1 -> ok\nalice: put /docs/changed 1 -> ok\nalice: mkdir /docs/kind -> ok\nalice: put /docs/fine 1 -> ok")
 	sound(t, h)
 	disk := h.Disk("disk")

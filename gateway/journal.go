@@ -9,6 +9,7 @@ import (
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
+	"cellgate/policy"
 	"cellgate/policy/audit"
 	"cellgate/store"
 )
@@ -16,10 +17,11 @@ import (
 // journal holds the operations whose transaction is committed and whose last step on a backend may not be done. It is a redo log: see the
 // package comment.
 type journal struct {
-	g    *Gateway
-	mu   sync.Mutex
-	done []int64            // finished, their rows not yet deleted
-	open map[string][]entry // by datasource, found at start and not yet replayed
+	g     *Gateway
+	mu    sync.Mutex
+	done  []int64            // finished, their rows not yet deleted
+	aside []policy.Place     // of what was put aside: their rows are not yet deleted
+	open  map[string][]entry // by datasource, found at start and not yet replayed
 }
 
 // entry is a row of the journal: steps on one datasource that are still to be done, in order, and each harmless when done already.
@@ -66,13 +68,27 @@ func (o *op) entry(ds *datasource, steps ...step) *entry {
 	return &entry{ID: store.NewID(), Datasource: ds.cfg.Name, Verb: o.verb.String(), Path: o.path.String(), Actor: o.actor(), Steps: steps}
 }
 
-// finish notes that an entry's steps are done. Its row goes with the very next transaction of whatever operation: one that changes the same
-// place again can only begin after this, since the caller still holds the publish lock, so no stale entry outlives it.
+// finish notes that an entry's steps are done. Its row goes with the very next transaction of whatever operation: one that changes the same place again can only begin after this, since the caller still holds the publish lock, so
+// no stale entry outlives it. Where nothing more happens, tidy sees to it.
 func (j *journal) finish(id int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.done = append(j.done, id)
-	if len(j.done) == 1 {
+}
+
+// discard notes that the rows of what was put aside are nobody's, as finish does for entries.
+func (j *journal) discard(old policy.Place) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.aside = append(j.aside, old)
+}
+
+// tidy deletes the rows of finished entries when no operation has come to do it.
+func (j *journal) tidy() {
+	j.mu.Lock()
+	idle := len(j.done)+len(j.aside) == 0
+	j.mu.Unlock()
+	if !idle {
 		j.g.db.Later(func(tx *store.Tx) error { tx.Collect(sweeper{j}, nil); return nil })
 	}
 }
@@ -83,13 +99,22 @@ type sweeper struct{ j *journal }
 // Flush implements store.Flusher.
 func (s sweeper) Flush(tx *store.Tx, _ []any) error {
 	s.j.mu.Lock()
-	ids := slices.Clone(s.j.done)
+	ids, aside := slices.Clone(s.j.done), slices.Clone(s.j.aside)
 	s.j.mu.Unlock()
+	if len(ids)+len(aside) == 0 {
+		return nil
+	}
 	tx.OnCommit(func() {
 		s.j.mu.Lock()
 		defer s.j.mu.Unlock()
-		s.j.done = append(s.j.done[:0], s.j.done[len(ids):]...)
+		s.j.done = slices.Delete(s.j.done, 0, len(ids))
+		s.j.aside = slices.Delete(s.j.aside, 0, len(aside))
 	})
+	for _, old := range aside {
+		if err := deleteNodes(tx, old.Datasource, old.Path); err != nil {
+			return err
+		}
+	}
 	args := make([]any, len(ids))
 	for i, id := range ids {
 		args[i] = id

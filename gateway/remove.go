@@ -189,7 +189,7 @@ func (o *op) remove(ctx context.Context, info mounts.Info) error {
 
 // purge deletes what was put aside, with its rows. A failure is no failure of the operation: the next start tries again.
 func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
-	g.db.Later(func(tx *store.Tx) error { return deleteNodes(tx, old.Datasource, old.Path) })
+	g.journal.discard(old)
 	if folder {
 		g.background("purge "+old.Path, func(ctx context.Context) error { return removeAll(ctx, m, old.Path) })
 		return

@@ -389,15 +389,14 @@ func (o *op) keepMode(ctx context.Context, staged string, cur mounts.Info) error
 // replace commits that the staged file becomes the target and makes it so. The caller holds the publish lock.
 func (o *op) replace(ctx context.Context, staged string, info, cur mounts.Info, exists bool, sums string, quota *hold) error {
 	was, had := node{}, false
-	if exists {
-		var err error
-		if was, had, err = o.g.node(ctx, o.at); err != nil {
-			return err
-		}
-	}
 	row := o.row(o.at, info, sums)
 	e := o.entry(o.ds, stepOf(staged, o.name, info))
-	change := func(tx *store.Tx) error {
+	change := func(tx *store.Tx) (err error) {
+		if exists {
+			if was, had, err = loadNode(tx.QueryRow, o.at); err != nil {
+				return err
+			}
+		}
 		tx.Collect(&o.g.journal, e)
 		tx.Collect(nodes{o.g}, row)
 		quota.settle(tx, info.Size, cur.Size, was, had)

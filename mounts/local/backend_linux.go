@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,10 @@ type Backend struct {
 	serial   atomic.Uint64
 	gate     gate
 	done     chan struct{} // closed by Close: ends watches
+
+	keptMu sync.RWMutex
+	kept   map[string]int // descriptors of folders in the Area, by name, guarded by keptMu
+	stale  []int          // those of folders that were deleted, guarded by keptMu
 
 	stageMu sync.Mutex
 	stages  map[uint64]*stage // by mount, guarded by stageMu
@@ -60,7 +65,7 @@ func open(_ context.Context, s settings) (*Backend, error) {
 	if err != nil {
 		return nil, fail("Open", s.path, err)
 	}
-	b := &Backend{settings: s, root: fd, uid: os.Geteuid(), gid: os.Getegid(), done: make(chan struct{}), stages: map[uint64]*stage{}}
+	b := &Backend{settings: s, root: fd, uid: os.Geteuid(), gid: os.Getegid(), done: make(chan struct{}), stages: map[uint64]*stage{}, kept: map[string]int{}}
 	b.gate.release = b.release
 	where, err := statx(fd)
 	if err == nil {
@@ -91,6 +96,12 @@ func (b *Backend) release() {
 	}
 	for _, s := range b.retired {
 		s.drop()
+	}
+	for _, fd := range b.kept {
+		unix.Close(fd)
+	}
+	for _, fd := range b.stale {
+		unix.Close(fd)
 	}
 	unix.Close(b.root)
 }
@@ -249,6 +260,11 @@ func (b *Backend) parent(name string, synced bool) (int, string, error) {
 	if dir == "." {
 		return b.root, base, nil
 	}
+	if mounts.Below(dir, mounts.Area) {
+		if fd, ok := b.keep(dir); ok {
+			return fd, base, nil
+		}
+	}
 	flags := unix.O_PATH | unix.O_DIRECTORY
 	if synced && !b.unsynced {
 		flags = unix.O_RDONLY | unix.O_DIRECTORY
@@ -260,9 +276,54 @@ func (b *Backend) parent(name string, synced bool) (int, string, error) {
 	return fd, base, err
 }
 
+// keep returns a lasting descriptor of a folder right below the Area: every write passes through one of those, and few exist. They are the
+// gateway's own, so nobody else moves them; one that was deleted all the same is opened anew.
+func (b *Backend) keep(dir string) (int, bool) {
+	if up, _ := mounts.Split(dir); up != mounts.Area {
+		return -1, false
+	}
+	b.keptMu.RLock()
+	fd, ok := b.kept[dir]
+	b.keptMu.RUnlock()
+	var st unix.Stat_t
+	if ok && unix.Fstat(fd, &st) == nil && st.Nlink > 0 {
+		return fd, true
+	}
+	b.keptMu.Lock()
+	defer b.keptMu.Unlock()
+	if again := b.kept[dir]; again != fd {
+		return again, true
+	}
+	if len(b.kept) >= maxKept {
+		return -1, false
+	}
+	fresh, err := b.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, false
+	}
+	if ok {
+		b.stale = append(b.stale, fd) // somebody may be using it
+	}
+	b.kept[dir] = fresh
+	return fresh, true
+}
+
+// maxKept bounds the descriptors of keep.
+const maxKept = 8
+
 // put closes a descriptor got from parent.
 func (b *Backend) put(fd int) {
-	if fd != b.root && fd >= 0 {
+	if fd == b.root || fd < 0 {
+		return
+	}
+	b.keptMu.RLock()
+	defer b.keptMu.RUnlock()
+	for _, kept := range b.kept {
+		if kept == fd {
+			return
+		}
+	}
+	if !slices.Contains(b.stale, fd) {
 		unix.Close(fd)
 	}
 }

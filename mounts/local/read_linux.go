@@ -168,8 +168,8 @@ func (b *Backend) create(name string, access int, mode fs.FileMode) (int, error)
 	if err != nil {
 		return -1, err
 	}
-	if err = unix.Fchmod(fd, uint32(mode)); err == nil {
-		err = b.sync(dir)
+	if err = unix.Fchmod(fd, uint32(mode)); err == nil && !mounts.Below(name, mounts.Area) {
+		err = b.sync(dir) // what is staged is nothing yet
 	}
 	if err != nil {
 		unix.Close(fd)
