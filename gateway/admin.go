@@ -231,7 +231,7 @@ func (g *Gateway) PutWorkspace(tx *store.Tx, w Workspace) (changed bool, err err
 	return true, fault.Wrap(op, w.Slug, err)
 }
 
-// DeleteWorkspace takes a workspace out of everybody's tree within tx; its files stay. Its grants are the caller's to replace.
+// DeleteWorkspace takes a workspace out of everybody's tree within tx, with its quota; its files stay. Its grants are the caller's to replace.
 func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
 	const op = "gateway.DeleteWorkspace"
 	res, err := tx.Exec(`DELETE FROM workspaces WHERE slug = $1`, slug)
@@ -241,20 +241,20 @@ func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
 	if n, err := res.RowsAffected(); err == nil && n == 0 {
 		return fault.New(op, slug, fault.NotExist, nil)
 	}
-	return nil
+	return g.quota.Drop(tx, "workspace:"+slug)
 }
 
 // ForgetUser drops within tx what the core holds for a user who is being deleted: locks, and the quota of what the user wrote. The files stay,
 // nobody's. A namesake made later inherits nothing.
-func (g *Gateway) ForgetUser(tx *store.Tx, sub *policy.Subject) error {
+func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	const op = "gateway.ForgetUser"
-	if err := g.locks.forgetHolder(tx, sub.ID); err != nil {
-		return fault.Wrap(op, sub.Login, err)
+	if err := g.locks.forgetHolder(tx, id); err != nil {
+		return fault.Wrap(op, login, err)
 	}
-	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, sub.Login); err != nil {
-		return fault.Wrap(op, sub.Login, err)
+	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, login); err != nil {
+		return fault.Wrap(op, login, err)
 	}
-	return g.quota.Drop(tx, userScope(sub.Login))
+	return g.quota.Drop(tx, userScope(login))
 }
 
 // Datasources returns every datasource with its state, by name.

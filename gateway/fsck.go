@@ -171,8 +171,8 @@ func (c *check) mend(tx *store.Tx, n node, info mounts.Info) error {
 	return err
 }
 
-// areas looks for staged and replaced files that no operation will ask for again. Those written within the last hour may belong to one in
-// flight; so may those that were put aside or lost a child then, which their change tells where the backend has one.
+// areas looks for staged and replaced files that no operation will ask for again. Staged ones younger than an hour may belong to one in
+// flight.
 func (c *check) areas(ctx context.Context) error {
 	if c.ds.cfg.ReadOnly {
 		return nil
@@ -184,12 +184,21 @@ func (c *check) areas(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if dir == areaTmp && info.ModTime.After(old) || dir == areaOld && info.Change > old.UnixNano() {
+			if dir == areaTmp && info.ModTime.After(old) {
 				continue
 			}
 			stale = append(stale, join(dir, info.Name))
 		}
+		if dir == areaOld && len(stale) > 0 {
+			time.Sleep(100 * time.Millisecond) // what was put aside a moment ago is being deleted by now
+		}
 		for _, name := range stale {
+			if _, busy := c.g.purging.Load(c.ds.place(name)); busy {
+				continue
+			}
+			if _, err := c.m.Stat(ctx, name); err != nil && fault.KindOf(err) == fault.NotExist {
+				continue
+			}
 			if c.repair {
 				if err := removeAll(ctx, c.m, name); err != nil {
 					return err

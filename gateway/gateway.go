@@ -89,7 +89,8 @@ type Gateway struct {
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
 	reload  sync.Mutex            // one Reload at a time
 
-	made sync.Map // roots of templates that exist, by policy.Place
+	made    sync.Map // roots of templates that exist, by policy.Place
+	purging sync.Map // what was put aside and is being deleted, by policy.Place
 
 	locks   lockTable
 	journal journal

@@ -21,6 +21,7 @@ import (
 	"cellgate/mounts/local"
 	"cellgate/mounts/mem"
 	"cellgate/policy/audit"
+	"cellgate/policy/identity"
 	"cellgate/policy/quota"
 	"cellgate/store"
 )
@@ -530,6 +531,33 @@ func TestWholeDatasource(t *testing.T) {
 	locks, err := s.LocksOf(t.Context(), gatewaytest.Path("/all"))
 	if err != nil || len(locks["b"]) != 1 {
 		t.Errorf("%v, %v", locks, err)
+	}
+	sound(t, h)
+}
+
+// A user who is deleted leaves nothing to a namesake: no lock, no quota.
+func TestForgetUser(t *testing.T) {
+	h := gatewaytest.New(t, gatewaytest.Config{})
+	h.Tell(t, "alice: put /docs/a 12345 -> ok\nalice: lock /docs/a L -> ok")
+	sub := h.As("alice").Subject()
+	err := h.DB.Update(t.Context(), func(tx *store.Tx) error {
+		if err := h.Gateway.ForgetUser(tx, sub.ID, sub.Login); err != nil {
+			return err
+		}
+		return h.Identity.RemoveUser(tx, "alice")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.AddUser(identity.Spec{Login: "alice", Group: "/staff"})
+	h.Tell(t, "alice: ls / -> homes/")
+	h.Grant("user:alice", "docs:/", "read", "write")
+	if used, _, err := h.Quota.Usage(t.Context(), "user:alice"); err != nil || used != 0 {
+		t.Errorf("the namesake uses %d bytes, %v", used, err)
+	}
+	h.Tell(t, "alice: put /docs/a 123 -> ok")
+	if used, _, err := h.Quota.Usage(t.Context(), "user:alice"); err != nil || used != 3 {
+		t.Errorf("after replacing a file that was nobody's: %d bytes, %v", used, err)
 	}
 	sound(t, h)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
@@ -407,11 +406,9 @@ func (o *op) stat(ctx context.Context, m *mounted, t *target, last bool, acts ..
 	}
 	name, rest := t.name, ""
 	if err != nil {
-		name, rest = parentOf(t.name), t.name[len(parentOf(t.name)):]
-		if name == "." {
-			return info, err
-		}
-		rest = t.name[len(name)+1:]
+		// A link on the way, not at the end.
+		name = parentOf(t.name)
+		rest = relative(t.name, name)
 	}
 	real, _, rerr := mounts.Resolve(ctx, m, name)
 	if rerr != nil {
@@ -439,6 +436,3 @@ func (o *op) stat(ctx context.Context, m *mounted, t *target, last bool, acts ..
 	}
 	return mounts.Info{}, first
 }
-
-// since is how long ago t was; a clock set back counts as no time.
-func since(now, t time.Time) time.Duration { return max(now.Sub(t), 0) }

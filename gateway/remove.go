@@ -191,7 +191,11 @@ func (o *op) remove(ctx context.Context, info mounts.Info) error {
 func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
 	g.journal.discard(old)
 	if folder {
-		g.background("purge "+old.Path, func(ctx context.Context) error { return removeAll(ctx, m, old.Path) })
+		g.purging.Store(old, true)
+		g.background("purge "+old.Path, func(ctx context.Context) error {
+			defer g.purging.Delete(old)
+			return removeAll(ctx, m, old.Path)
+		})
 		return
 	}
 	if err := m.Remove(g.life, old.Path); err != nil && fault.KindOf(err) != fault.NotExist {

@@ -170,7 +170,9 @@ var errnoKinds = map[syscall.Errno]Kind{
 
 // quote keeps control characters of a hostile name out of logs and terminals.
 func quote(s string) string {
-	clean := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' || r == 0x2028 || r == 0x2029 || r == '\uFFFD' }) < 0
+	clean := strings.IndexFunc(s, func(r rune) bool {
+		return r < ' ' || r == 0x7f || r == '"' || r == 0x2028 || r == 0x2029 || r == '\uFFFD'
+	}) < 0
 	if clean {
 		return s
 	}

@@ -34,7 +34,7 @@ func parseSSHKey(line string) (SSHKey, error) {
 	if len(options) > 0 || len(strings.TrimSpace(string(rest))) > 0 {
 		return SSHKey{}, errors.New("an SSH key is one line without options")
 	}
-	if key.Type() == ssh.InsecureKeyAlgoDSA {
+	if key.Type() == "ssh-dss" {
 		return SSHKey{}, errors.New("DSA keys are not safe")
 	}
 	return SSHKey{Fingerprint: ssh.FingerprintSHA256(key), Key: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), Label: comment},

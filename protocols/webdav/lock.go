@@ -110,8 +110,9 @@ func (q *request) unlock() error {
 		return err
 	}
 	v := strings.TrimSpace(q.r.Header.Get("Lock-Token"))
-	token, ok := strings.CutPrefix(v, "<")
-	if token, ok = strings.CutSuffix(token, ">"); !ok || token == "" || len(token) > 1024 || !strings.HasPrefix(v, "<") {
+	token, opened := strings.CutPrefix(v, "<")
+	token, closed := strings.CutSuffix(token, ">")
+	if !opened || !closed || token == "" || len(token) > 1024 {
 		return refuse(http.StatusBadRequest, "Lock-Token is missing or malformed")
 	}
 	err := q.s.Unlock(q.ctx(), q.path, token)

@@ -235,15 +235,6 @@ func (e *element) find(local string) *element {
 	return nil
 }
 
-// words returns the text directly inside e, trimmed.
-func (e *element) words() string {
-	var b strings.Builder
-	for _, k := range e.kids {
-		b.WriteString(k.text)
-	}
-	return strings.TrimSpace(b.String())
-}
-
 // appendElement writes e so that it stands by itself wherever it is put: every prefix it uses is declared within it, xml:lang included.
 func appendElement(b []byte, e *element) []byte { return appendIn(b, e, topScope, "") }
 

@@ -1,0 +1,151 @@
+package appliance
+
+import (
+	"time"
+
+	"cellgate/appliance/strict"
+)
+
+// The types below are what the admin API takes and gives. Their JSON is what --json prints.
+
+// account is a user. Password is only ever taken; it is given once, when the box made it up.
+type account struct {
+	Login    string    `json:"login"`
+	Name     string    `json:"name"`
+	Email    string    `json:"email"`
+	Group    string    `json:"group"`
+	Profile  string    `json:"profile"`
+	Roles    []string  `json:"roles"`
+	Disabled bool      `json:"disabled"`
+	Created  time.Time `json:"created"`
+	Password string    `json:"password,omitempty"`
+}
+
+// accountChange is what to change of a user; nil leaves a field as it is.
+type accountChange struct {
+	Name     *string   `json:"name,omitempty"`
+	Email    *string   `json:"email,omitempty"`
+	Group    *string   `json:"group,omitempty"`
+	Profile  *string   `json:"profile,omitempty"`
+	Roles    *[]string `json:"roles,omitempty"`
+	Disabled *bool     `json:"disabled,omitempty"`
+}
+
+// label is a group (Name is its path) or a role.
+type label struct {
+	Name  string `json:"name"`
+	Label string `json:"label"`
+}
+
+// appPassword is a password for one device or program. Password is given once, when it is made.
+type appPassword struct {
+	ID        string    `json:"id,omitempty"`
+	Label     string    `json:"label"`
+	Protocols []string  `json:"protocols"`
+	Created   time.Time `json:"created,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Password  string    `json:"password,omitempty"`
+}
+
+// grantInfo is a grant as it was declared.
+type grantInfo struct {
+	To      string    `json:"to"`
+	On      string    `json:"on,omitempty"`
+	Rights  []string  `json:"rights"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// workspaceInfo is a workspace with how it is doing.
+type workspaceInfo struct {
+	Slug   string      `json:"slug"`
+	Label  string      `json:"label"`
+	Roots  []string    `json:"roots"`
+	Quota  int64       `json:"quota"`
+	Used   int64       `json:"used"`
+	State  string      `json:"state"`
+	Reason string      `json:"reason,omitempty"`
+	Grants []grantInfo `json:"grants"`
+}
+
+// datasourceInfo is a datasource with how it is doing. Of its credentials only the names are given.
+type datasourceInfo struct {
+	Name        string            `json:"name"`
+	Driver      string            `json:"driver"`
+	Options     map[string]string `json:"options"`
+	Credentials []string          `json:"credentials"`
+	ReadOnly    bool              `json:"readOnly"`
+	Durability  string            `json:"durability"`
+	State       string            `json:"state"`
+	Since       time.Time         `json:"since,omitzero"`
+	Reason      string            `json:"reason,omitempty"`
+	Total       int64             `json:"total"`
+	Free        int64             `json:"free"`
+	Features    map[string]string `json:"features,omitempty"`
+}
+
+// question asks whether somebody may do something.
+type question struct {
+	User     string    `json:"user"`
+	Action   string    `json:"action"`
+	Path     string    `json:"path"`
+	Protocol string    `json:"protocol,omitempty"`
+	Addr     string    `json:"addr,omitempty"`
+	Client   string    `json:"client,omitempty"`
+	Method   string    `json:"method,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+}
+
+// answer says so, and why.
+type answer struct {
+	Allowed bool     `json:"allowed"`
+	Known   bool     `json:"known"`
+	Rule    string   `json:"rule"`
+	Trace   []string `json:"trace"`
+}
+
+// policyInfo is a security policy as it was declared.
+type policyInfo struct {
+	Name   string   `json:"name"`
+	Kind   string   `json:"kind"`
+	Rules  any      `json:"rules"`
+	Guards []string `json:"guards,omitempty"`
+}
+
+// finding is something fsck found.
+type finding struct {
+	Place    string `json:"place,omitempty"`
+	Text     string `json:"text"`
+	Fatal    bool   `json:"fatal"` // something is lost or was tampered with
+	Repaired bool   `json:"repaired"`
+}
+
+// check is a line of doctor: what was looked at, how it is, and what to do.
+type check struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // ok, warn or fail
+	Text  string `json:"text"`
+}
+
+// applied is what apply did.
+type applied struct {
+	Changes  []change        `json:"changes"`
+	Warnings strict.Problems `json:"warnings,omitempty"`
+}
+
+// change is one thing that apply made ("+") or changed ("~").
+type change struct {
+	Sign string `json:"sign"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+}
+
+func (c change) String() string { return c.Sign + " " + c.Kind + " " + c.Name }
+
+// version is what runs.
+type version struct {
+	Version  string   `json:"version"`
+	Revision string   `json:"revision"`
+	Go       string   `json:"go"`
+	Doors    []string `json:"doors"`
+	Drivers  []string `json:"drivers"`
+}

@@ -1,0 +1,202 @@
+package appliance
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+type workspaceCmd struct {
+	List   workspaceListCmd   `cmd:"" help:"List workspaces with their state."`
+	Show   workspaceShowCmd   `cmd:"" help:"Show a workspace and its grants."`
+	Add    workspaceAddCmd    `cmd:"" help:"Make a workspace, or change it."`
+	Delete workspaceDeleteCmd `cmd:"" help:"Take a workspace out of everybody's tree. The files stay."`
+}
+
+type workspaceListCmd struct{}
+
+func (c *workspaceListCmd) Run(t *term) error {
+	var out []workspaceInfo
+	if err := t.call(http.MethodGet, at("workspaces"), nil, &out); err != nil {
+		return err
+	}
+	return t.show(out, func(w io.Writer) {
+		fmt.Fprintln(w, "SLUG\tLABEL\tROOTS\tUSED\tQUOTA\tSTATE")
+		for _, ws := range out {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ","), bytesText(ws.Used), bytesText(ws.Quota), ws.State)
+		}
+	})
+}
+
+type workspaceShowCmd struct {
+	Slug string `arg:""`
+}
+
+func (c *workspaceShowCmd) Run(t *term) error {
+	var ws workspaceInfo
+	if err := t.call(http.MethodGet, at("workspaces", c.Slug), nil, &ws); err != nil {
+		return err
+	}
+	return t.show(ws, func(w io.Writer) {
+		fmt.Fprintf(w, "slug\t%s\nlabel\t%s\nroots\t%s\nused\t%s\nquota\t%s\nstate\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ", "),
+			bytesText(ws.Used), bytesText(ws.Quota), stateText(ws.State, ws.Reason))
+		for _, g := range ws.Grants {
+			fmt.Fprintf(w, "grant\t%s\n", g)
+		}
+	})
+}
+
+type workspaceAddCmd struct {
+	Slug  string   `arg:"" help:"Name of the folder that users see."`
+	Roots []string `arg:"" help:"Where it lies: DATASOURCE:/PATH, several for several folders."`
+	Label string   `help:"Name for people."`
+	Quota size     `help:"Most bytes it may hold, such as 10GiB." default:"-1"`
+	Grant []string `help:"Who may do what: PRINCIPAL=RIGHT+RIGHT, such as group:/staff=read+write." placeholder:"WHO=WHAT" sep:"none"`
+}
+
+func (c *workspaceAddCmd) Run(t *term) error {
+	in := workspaceInfo{Slug: c.Slug, Label: c.Label, Roots: c.Roots, Quota: int64(c.Quota)}
+	for _, g := range c.Grant {
+		to, rights, ok := strings.Cut(g, "=")
+		if !ok {
+			return usagef("--grant %s: PRINCIPAL=RIGHT is expected", g)
+		}
+		in.Grants = append(in.Grants, grantInfo{To: to, Rights: strings.Split(rights, "+")})
+	}
+	if err := t.call(http.MethodPost, at("workspaces"), in, nil); err != nil {
+		return err
+	}
+	return t.done("workspace %s made", c.Slug)
+}
+
+type workspaceDeleteCmd struct {
+	Slug string `arg:""`
+}
+
+func (c *workspaceDeleteCmd) Run(t *term) error {
+	if err := t.call(http.MethodDelete, at("workspaces", c.Slug), nil, nil); err != nil {
+		return err
+	}
+	return t.done("workspace %s deleted; its files are where they were", c.Slug)
+}
+
+type datasourceCmd struct {
+	List   datasourceListCmd   `cmd:"" help:"List datasources with their state."`
+	Show   datasourceShowCmd   `cmd:"" help:"Show a datasource and what it guarantees."`
+	Add    datasourceAddCmd    `cmd:"" help:"Attach a datasource, or change it. For one with credentials use apply."`
+	Test   datasourceTestCmd   `cmd:"" help:"Try whether a datasource answers."`
+	Delete datasourceDeleteCmd `cmd:"" help:"Detach a datasource. The files stay."`
+}
+
+type datasourceListCmd struct{}
+
+func (c *datasourceListCmd) Run(t *term) error {
+	var out []datasourceInfo
+	if err := t.call(http.MethodGet, at("datasources"), nil, &out); err != nil {
+		return err
+	}
+	return t.show(out, func(w io.Writer) {
+		fmt.Fprintln(w, "NAME\tDRIVER\tFREE\tSTATE")
+		for _, d := range out {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", d.Name, d.Driver, bytesText(d.Free), stateText(d.State, d.Reason))
+		}
+	})
+}
+
+type datasourceShowCmd struct {
+	Name string `arg:""`
+}
+
+func (c *datasourceShowCmd) Run(t *term) error {
+	var d datasourceInfo
+	if err := t.call(http.MethodGet, at("datasources", c.Name), nil, &d); err != nil {
+		return err
+	}
+	return t.show(d, func(w io.Writer) { d.print(w) })
+}
+
+func (d *datasourceInfo) print(w io.Writer) {
+	fmt.Fprintf(w, "name\t%s\ndriver\t%s\n", d.Name, d.Driver)
+	for _, k := range slices.Sorted(maps.Keys(d.Options)) {
+		fmt.Fprintf(w, "option %s\t%s\n", k, d.Options[k])
+	}
+	for _, k := range d.Credentials {
+		fmt.Fprintf(w, "credential %s\t(sealed)\n", k)
+	}
+	fmt.Fprintf(w, "read-only\t%t\ndurability\t%s\nstate\t%s\nsince\t%s\ntotal\t%s\nfree\t%s\n", d.ReadOnly, d.Durability, stateText(d.State, d.Reason),
+		stamp(d.Since), bytesText(d.Total), bytesText(d.Free))
+	for _, k := range slices.Sorted(maps.Keys(d.Features)) {
+		fmt.Fprintf(w, "%s\t%s\n", k, d.Features[k])
+	}
+}
+
+type datasourceAddCmd struct {
+	Name       string            `arg:""`
+	Driver     string            `help:"Kind of storage." default:"local"`
+	Option     map[string]string `help:"What the driver has to know, such as path=/srv/files." placeholder:"KEY=VALUE" mapsep:"none"`
+	ReadOnly   bool              `help:"Never write to it."`
+	Durability string            `help:"synced or written." default:"synced" enum:"synced,written"`
+}
+
+func (c *datasourceAddCmd) Run(t *term) error {
+	in := datasourceInfo{Name: c.Name, Driver: c.Driver, Options: c.Option, ReadOnly: c.ReadOnly, Durability: c.Durability}
+	var out datasourceInfo
+	if err := t.call(http.MethodPost, at("datasources"), in, &out); err != nil {
+		return err
+	}
+	return t.show(out, func(w io.Writer) { fmt.Fprintf(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) })
+}
+
+type datasourceTestCmd struct {
+	Name string `arg:""`
+}
+
+func (c *datasourceTestCmd) Run(t *term) error {
+	var out datasourceInfo
+	if err := t.call(http.MethodPost, at("datasources", c.Name, "test"), nil, &out); err != nil {
+		return err
+	}
+	if err := t.show(out, func(w io.Writer) { fmt.Fprintf(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) }); err != nil {
+		return err
+	}
+	if out.State != stateUp {
+		return errReported
+	}
+	return nil
+}
+
+type datasourceDeleteCmd struct {
+	Name string `arg:""`
+}
+
+func (c *datasourceDeleteCmd) Run(t *term) error {
+	if err := t.call(http.MethodDelete, at("datasources", c.Name), nil, nil); err != nil {
+		return err
+	}
+	return t.done("datasource %s detached; its files are where they were", c.Name)
+}
+
+const stateUp = "up"
+
+func stateText(state, reason string) string {
+	if reason == "" {
+		return state
+	}
+	return state + ": " + reason
+}
+
+// String returns "user:bob read+write until 2027-01-01T00:00:00Z".
+func (g grantInfo) String() string {
+	s := g.To + " " + strings.Join(g.Rights, "+")
+	if g.On != "" {
+		s += " on " + g.On
+	}
+	if !g.Expires.IsZero() {
+		s += " until " + g.Expires.Format(time.RFC3339)
+	}
+	return s
+}

@@ -1,0 +1,245 @@
+package appliance
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cellgate/store"
+
+	"golang.org/x/sys/unix"
+)
+
+type doctorCmd struct{}
+
+func (c *doctorCmd) Run(t *term) error {
+	box, err := t.local()
+	if err != nil {
+		return err
+	}
+	d := &doctor{now: time.Now()}
+	d.offline(t)
+	var running []check
+	switch err := box.call(t.ctx, http.MethodGet, "/v1/doctor", nil, &running); {
+	case err == nil:
+		d.ok("box", "it runs")
+		d.checks = append(d.checks, running...)
+	default:
+		d.warn("box", "%s", plain(err))
+	}
+	worst := 0
+	for _, k := range d.checks {
+		if k.State == "fail" {
+			worst++
+		}
+	}
+	if err := t.show(d.checks, func(w io.Writer) {
+		for _, k := range d.checks {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", k.State, k.Name, k.Text)
+		}
+	}); err != nil {
+		return err
+	}
+	if worst > 0 {
+		return errReported
+	}
+	return nil
+}
+
+// doctor collects what it looked at.
+type doctor struct {
+	now    time.Time
+	checks []check
+}
+
+func (d *doctor) add(state, name, format string, args ...any) {
+	d.checks = append(d.checks, check{Name: name, State: state, Text: fmt.Sprintf(format, args...)})
+}
+func (d *doctor) ok(name, format string, args ...any)   { d.add("ok", name, format, args...) }
+func (d *doctor) warn(name, format string, args ...any) { d.add("warn", name, format, args...) }
+func (d *doctor) fail(name, format string, args ...any) { d.add("fail", name, format, args...) }
+
+// offline looks at what can be seen without a running box.
+func (d *doctor) offline(t *term) {
+	cfg, err := t.config()
+	if err != nil {
+		d.fail("configuration", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return
+	}
+	d.ok("configuration", "valid")
+	d.modes(cfg.Data)
+	d.space(cfg.Data)
+	d.files()
+	d.clock()
+	if cfg.TLS.Mode == "files" {
+		d.certificate(cfg.TLS.Cert)
+	} else {
+		d.certificate(filepath.Join(cfg.Data, "tls", "self-signed.crt"))
+	}
+}
+
+// modes checks that nobody else can read the data folder.
+func (d *doctor) modes(dir string) {
+	info, err := os.Stat(dir)
+	if os.IsNotExist(err) {
+		d.warn("data folder", "%s does not exist yet; cellgate serve makes it", dir)
+		return
+	}
+	if err != nil {
+		d.fail("data folder", "%v", err)
+		return
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		d.fail("data folder", "%s has mode %04o; chmod 700 it", dir, info.Mode().Perm())
+		return
+	}
+	var open []string
+	err = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // a file that has gone meanwhile is fine
+		}
+		if info, err := e.Info(); err == nil && e.Type()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o077 != 0 {
+			open = append(open, name)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		d.fail("data folder", "%v", err)
+	case len(open) > 0:
+		d.warn("data folder", "%s can be read by others, such as %s; chmod go-rwx them if they are not shared files", count(len(open), "file"), open[0])
+	default:
+		d.ok("data folder", "%s is readable by its owner only", dir)
+	}
+}
+
+const (
+	leastSpace = 100 << 20
+	goodSpace  = 1 << 30
+)
+
+func (d *doctor) space(dir string) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return // said by modes
+	}
+	free := int64(st.Bavail) * st.Bsize
+	switch {
+	case free < leastSpace:
+		d.fail("disk space", "%s left for the data folder; make room", bytesText(free))
+	case free < goodSpace:
+		d.warn("disk space", "%s left for the data folder", bytesText(free))
+	default:
+		d.ok("disk space", "%s left for the data folder", bytesText(free))
+	}
+	if st.Files > 0 && st.Ffree < 10_000 {
+		d.warn("inodes", "%d left for the data folder", st.Ffree)
+	}
+}
+
+func (d *doctor) files() {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		d.warn("open files", "%v", err)
+		return
+	}
+	if lim.Max < 16384 {
+		d.warn("open files", "at most %d; raise the limit (LimitNOFILE in systemd, ulimit -Hn) for many clients", lim.Max)
+		return
+	}
+	d.ok("open files", "at most %d", lim.Max)
+}
+
+func (d *doctor) clock() {
+	var tx unix.Timex
+	state, err := unix.Adjtimex(&tx)
+	switch {
+	case d.now.Year() < 2026:
+		d.fail("clock", "it says %s; set it: expiry, policies and logs depend on it", d.now.UTC().Format(time.RFC3339))
+	case err != nil || state == unix.TIME_ERROR || tx.Status&unix.STA_UNSYNC != 0:
+		d.warn("clock", "%s, and nothing keeps it right as far as the kernel knows; run an NTP client", d.now.UTC().Format(time.RFC3339))
+	default:
+		d.ok("clock", "%s, synchronised", d.now.UTC().Format(time.RFC3339))
+	}
+}
+
+// certificate looks at the end of a certificate file, where there is one.
+func (d *doctor) certificate(name string) {
+	src, err := os.ReadFile(name)
+	if os.IsNotExist(err) {
+		return
+	}
+	block, _ := pem.Decode(src)
+	if err != nil || block == nil {
+		d.fail("certificate", "%s cannot be read", name)
+		return
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		d.fail("certificate", "%s: %v", name, err)
+		return
+	}
+	switch left := c.NotAfter.Sub(d.now); {
+	case left <= 0:
+		d.fail("certificate", "%s ended on %s; renew it", name, c.NotAfter.Format(time.DateOnly))
+	case left < renewBefore:
+		d.warn("certificate", "%s ends on %s; renew it", name, c.NotAfter.Format(time.DateOnly))
+	default:
+		d.ok("certificate", "%s is good until %s", name, c.NotAfter.Format(time.DateOnly))
+	}
+}
+
+// doctor looks at the running box from inside.
+func (s *server) doctor(ctx context.Context) []check {
+	d := &doctor{now: s.clock.Now()}
+	if err := s.check(ctx); err != nil {
+		d.fail("store", "%s", plain(err))
+	} else {
+		d.ok("store", "%s answers and takes writes", s.databaseName())
+	}
+	for _, ds := range s.gateway.Datasources(ctx) {
+		name := "datasource " + ds.Name
+		switch {
+		case ds.State != stateUp:
+			d.fail(name, "down since %s: %s", stamp(ds.Since), plain(ds.Err))
+		case ds.Space.Free >= 0 && ds.Space.Free < leastSpace:
+			d.warn(name, "up, %s left", bytesText(ds.Space.Free))
+		default:
+			d.ok(name, "up, %s left", bytesText(ds.Space.Free))
+		}
+	}
+	for _, w := range s.gateway.Workspaces() {
+		if w.State != stateUp {
+			d.fail("workspace "+w.Slug, "unavailable: %s", plain(w.Err))
+		}
+	}
+	for name, err := range s.engine.Snapshot().Broken() {
+		d.fail("policy "+name, "it does not work and allows nothing: %v", err)
+	}
+	return d.checks
+}
+
+func (b *box) databaseName() string {
+	if b.cfg.Database.IsZero() {
+		return "SQLite"
+	}
+	return "PostgreSQL"
+}
+
+// check reports why the store does not work. After a write that failed it tries another, so that the box becomes ready by itself once there
+// is room again.
+func (b *box) check(ctx context.Context) error {
+	if b.db.Err() != nil {
+		return b.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, "probe", b.clock.Now().Format(time.RFC3339)) })
+	}
+	var one int
+	return b.db.QueryRow(ctx, `SELECT 1`).Scan(&one)
+}
