@@ -66,7 +66,9 @@ func lookup(environ []string, name string) string {
 
 // serve runs a box until ctx ends, and then lets requests finish; a second signal cuts them off. It calls ready once every door accepts.
 func serve(ctx context.Context, cfg *Config, warnings []string, ready func(*server) error, stderr io.Writer) (err error) {
-	log := newLogger(cfg.Log, stderr)
+	out := &lines{out: stderr}
+	defer func() { err = errors.Join(err, out.Flush()) }()
+	log := out.logger(cfg.Log)
 	for _, w := range warnings {
 		log.Warn(w)
 	}

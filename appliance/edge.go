@@ -125,7 +125,7 @@ func (e *edge) done(r *http.Request, w *response, in *body, id, door string, too
 	if aborted {
 		attrs = append(attrs, slog.Bool("aborted", true))
 	}
-	e.log.LogAttrs(ctx, level, "request", attrs...)
+	e.log.LogAttrs(ctx, level, requestLine, attrs...)
 }
 
 // loggedPath keeps the token of a public link, which is all one needs to use it, out of the log.
