@@ -257,11 +257,7 @@ func (s *Session) Lock(ctx context.Context, p Path, r LockRequest) (_ Lock, crea
 		}
 	} else {
 		l.Infinite = false
-		u, err := s.Create(ctx, p, CreateOptions{Size: 0, Exclusive: true})
-		if err != nil {
-			return Lock{}, false, err
-		}
-		if _, _, err := u.Commit(ctx); err != nil {
+		if exists, err = s.occupy(ctx, p); err != nil {
 			return Lock{}, false, err
 		}
 	}
@@ -275,6 +271,18 @@ func (s *Session) Lock(ctx context.Context, p Path, r LockRequest) (_ Lock, crea
 	}
 	o.publish(event.Locked, o.at, policy.Place{}, info.IsDir(), -1)
 	return *l, !exists, nil
+}
+
+// occupy makes the empty file p for a lock, and reports whether somebody else was quicker.
+func (s *Session) occupy(ctx context.Context, p Path) (exists bool, err error) {
+	u, err := s.Create(ctx, p, CreateOptions{Size: 0, Exclusive: true})
+	if err == nil {
+		_, _, err = u.Commit(ctx)
+	}
+	if err != nil && fault.KindOf(err) == fault.Exist {
+		return true, nil
+	}
+	return false, err
 }
 
 // lockable reports Locked when l conflicts with a lock that is there, and Busy when there are too many.

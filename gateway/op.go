@@ -213,10 +213,14 @@ func (o *op) about(t *target) *policy.Env {
 
 // describe looks at t for guards that ask about sizes and types. Where there are none it costs nothing.
 func (o *op) describe(ctx context.Context, t *target) {
-	if t.node != nil || o.env.Node != nil || !o.b.view.PerNode(t.at) {
+	if t.node != nil || !o.b.view.PerNode(t.at) {
 		return
 	}
 	t.node = &policy.Node{Size: -1, Type: TypeByName(t.path.Base())}
+	if o.s.size != nil {
+		t.node.Size = *o.s.size
+		return
+	}
 	m, err := t.ds.open()
 	if err != nil {
 		return // the size stays unknown, which counts against the subject

@@ -113,8 +113,11 @@ func (o *op) limitTemplates(ctx context.Context, t *target) error {
 	return nil
 }
 
-// grow sets aside what a total of new bytes needs.
+// grow sets aside what a total of new bytes needs. A nil hold is one that is only taken at the end, for a size already known.
 func (h *hold) grow(total int64) error {
+	if h == nil {
+		return nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	need := max(total-h.old, 0) - max(h.size-h.old, 0)

@@ -36,6 +36,7 @@ type Session struct {
 	core   *core
 	client Client
 	env    policy.Env
+	size   *int64 // of the file that the operation makes, nil for one that is there
 }
 
 // core is what all copies of a session share.
@@ -181,11 +182,11 @@ func (s *Session) environment() *policy.Env {
 	return &env
 }
 
-// describing returns the session for an operation on a file that is only coming: what guards that ask about size and type are told.
-func (s *Session) describing(p Path, size int64) *Session {
-	d := *s
-	d.env.Node = &policy.Node{Size: size, Type: TypeByName(p.Base())}
-	return &d
+// coming returns the session for an operation that makes a file of size bytes: what guards that ask about sizes are told.
+func (s *Session) coming(size int64) *Session {
+	c := *s
+	c.size = &size
+	return &c
 }
 
 // readLog remembers what a session read last, so that a player seeking through a film is one record in the audit log and not a thousand.

@@ -24,6 +24,7 @@ type CreateOptions struct {
 	ModTime   time.Time // zero: when it is published
 	Cond      Cond
 	Exclusive bool   // fail with Exist when the name is taken
+	Expect    bool   // the client waits to hear whether it shall send the body (RFC 9110 §10.1.1): then even a small one is judged before
 	Checksum  string // what the content must have: "SHA1:hex", "MD5:…", "SHA256:…", "CRC32C:…", "ADLER32:…"; several separated by spaces
 }
 
@@ -49,10 +50,16 @@ type Upload struct {
 
 var errOver = errors.New("the upload has ended")
 
-// Create begins to replace or make the file p. Rights, locks, preconditions and quota are asked at once, so that a body is not sent in vain,
-// and again at Commit.
+// smallBody is up to what size a body is judged once, at Commit, instead of early and again: it is there as soon as the answer would be.
+const smallBody = 64 << 10
+
+// early reports whether the upload is judged before its body.
+func (opt CreateOptions) early() bool { return opt.Expect || opt.Size < 0 || opt.Size > smallBody }
+
+// Create begins to replace or make the file p. The right to do so is asked at once; for all but small bodies so are locks, preconditions and
+// quota, so that nothing is sent in vain. Everything is asked again at Commit.
 func (s *Session) Create(ctx context.Context, p Path, opt CreateOptions) (_ *Upload, err error) {
-	o, err := s.describing(p, opt.Size).begin(ctx, verbCreate, p, policy.Create, policy.Modify)
+	o, err := s.coming(opt.Size).begin(ctx, verbCreate, p, policy.Create, policy.Modify)
 	if err != nil {
 		return nil, err
 	}
@@ -70,30 +77,41 @@ func (o *op) upload(ctx context.Context, opt CreateOptions) (*Upload, error) {
 	if u.sums, err = newSums(opt.Checksum); err != nil {
 		return nil, err
 	}
-	cur, exists, err := o.existing(ctx, o.m, &o.target, u.acts...)
-	if err != nil {
-		return nil, err
-	}
-	if err := u.check(cur, exists); err != nil {
-		return nil, err
-	}
-	if !exists {
-		if err := o.parentOf(ctx, o.m, &o.target); err != nil {
+	if opt.early() {
+		if _, _, err := u.judge(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := o.s.core.budget.open(); err != nil {
+	if err = o.s.core.budget.open(); err != nil {
+		u.quota.release()
 		return nil, err
 	}
-	if u.quota, err = o.reserve(ctx, &o.target, opt.Size, cur.Size); err == nil {
-		u.file, u.staged, err = o.stage(ctx, o.m)
-	}
-	if err != nil {
+	if u.file, u.staged, err = o.stage(ctx, o.m); err != nil {
 		u.quota.release()
 		o.s.core.budget.close()
 		return nil, err
 	}
 	return u, nil
+}
+
+// judge looks at what is at the target now and asks all that can be asked: type, rights, preconditions, locks, the folder, quota.
+func (u *Upload) judge(ctx context.Context) (cur mounts.Info, exists bool, err error) {
+	o := u.o
+	if cur, exists, err = o.existing(ctx, o.m, &o.target, u.acts...); err != nil {
+		return cur, exists, err
+	}
+	if err := u.check(cur, exists); err != nil {
+		return cur, exists, err
+	}
+	if !exists {
+		if err := o.parentOf(ctx, o.m, &o.target); err != nil {
+			return cur, exists, err
+		}
+	}
+	if u.quota == nil {
+		u.quota, err = o.reserve(ctx, &o.target, u.opt.Size, cur.Size)
+	}
+	return cur, exists, err
 }
 
 // existing looks at what is there now, following links. A missing node is no error.
@@ -324,11 +342,8 @@ func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) 
 	if err := o.again(ctx, u.acts...); err != nil {
 		return Info{}, false, err
 	}
-	cur, exists, err := o.existing(ctx, o.m, &o.target, u.acts...)
+	cur, exists, err := u.judge(ctx)
 	if err != nil {
-		return Info{}, false, err
-	}
-	if err := u.check(cur, exists); err != nil {
 		return Info{}, false, err
 	}
 	if exists {

@@ -21,7 +21,8 @@ func (q *request) put() error {
 	case strings.HasSuffix(q.r.URL.Path, "/"): // RFC 4918 §9.7.2: a folder's URL
 		return q.refuseFolder()
 	}
-	o := gateway.CreateOptions{Size: q.r.ContentLength, Cond: q.cond(), Checksum: hd.Get("Oc-Checksum")}
+	o := gateway.CreateOptions{Size: q.r.ContentLength, Cond: q.cond(), Checksum: hd.Get("Oc-Checksum"),
+		Expect: hd.Get("Expect") != ""}
 	if v := hd.Get("X-Oc-Mtime"); v != "" {
 		var err error
 		if o.ModTime, err = unixTime(v); err != nil {
