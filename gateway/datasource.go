@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/text/cases"
@@ -21,12 +22,13 @@ type datasource struct {
 	cfg    Datasource
 	serial *serial // shared with the datasource of the same name before and after a change of configuration
 
-	mu    sync.Mutex // one attempt to open at a time
-	state sync.RWMutex
-	up    *mounted // guarded by state
-	err   error    // why it is down, guarded by state
-	since time.Time
-	gone  bool // closed for good
+	mu      sync.Mutex // one attempt to open at a time
+	tending atomic.Bool
+	state   sync.RWMutex
+	up      *mounted // guarded by state
+	err     error    // why it is down, guarded by state
+	since   time.Time
+	gone    bool // closed for good
 }
 
 // mounted is an open backend with what the core needs to know of it.
@@ -136,8 +138,9 @@ func (ds *datasource) tend(ctx context.Context) {
 	if err != nil {
 		if ds.attach(ctx) == nil {
 			ds.g.log.Info("datasource is up", "datasource", ds.cfg.Name)
-			ds.g.ensureRoots(ctx, ds)
-			ds.g.journal.resume(ctx, ds.g.table.Load())
+			t := ds.g.table.Load()
+			ds.g.ensureRoots(ctx, t, ds)
+			ds.g.journal.resume(ctx, t)
 		}
 		return
 	}

@@ -164,7 +164,13 @@ func (g *Gateway) tend() {
 			return
 		case <-tick.C:
 			for _, ds := range g.table.Load().datasources {
-				ds.tend(g.life)
+				// Each by itself: one that hangs keeps nobody waiting, and is not asked again before it has answered.
+				if ds.tending.CompareAndSwap(false, true) {
+					g.wg.Go(func() {
+						defer ds.tending.Store(false)
+						ds.tend(g.life)
+					})
+				}
 			}
 			g.locks.expire()
 			g.journal.tidy()

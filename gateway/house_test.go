@@ -240,6 +240,25 @@ func TestDatasourceDown(t *testing.T) {
 	h.Tell(t, "alice: ls /docs -> ! unavailable\nalice: cat /homes/h -> 1")
 }
 
+// A datasource that hangs while it is opened keeps nobody from the others, and is there once it answers.
+func TestDatasourceHangs(t *testing.T) {
+	h := gatewaytest.New(t, gatewaytest.Config{})
+	h.Tell(t, "alice: put /docs/a 1 -> ok\nalice: put /homes/h 1 -> ok")
+	slow := flaky.New(h.Disk("disk"))
+	h.SetDisk("disk", slow)
+	slow.Set(flaky.Rule{Op: "Mkdir", Stall: true})
+	h.Reopen()
+	h.Tell(t, "alice: ls /docs -> ! unavailable\nalice: cat /homes/h -> 1\nalice: put /homes/i 1 -> ok")
+	slow.Set()
+	slow.Resume()
+	for deadline := time.Now().Add(5 * time.Second); h.Gateway.Datasources(t.Context())[0].State != "up"; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("did not come up")
+		}
+	}
+	h.Tell(t, "alice: cat /docs/a -> 1")
+}
+
 func TestReadOnly(t *testing.T) {
 	h := gatewaytest.New(t, gatewaytest.Config{})
 	h.Tell(t, "alice: put /docs/a 1 -> ok")

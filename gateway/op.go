@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
@@ -173,6 +174,9 @@ func (o *op) ready(ctx context.Context, t *target, acts []policy.Action) (*mount
 	return m, o.ensureRoot(ctx, m, t)
 }
 
+// rootCheck is how often a template root is looked for: somebody may have deleted it from outside.
+const rootCheck = 10 * time.Second
+
 // ensureRoot makes the folder of a template root at its user's first access.
 func (o *op) ensureRoot(ctx context.Context, m *mounted, t *target) error {
 	i := 0
@@ -182,13 +186,13 @@ func (o *op) ensureRoot(ctx context.Context, m *mounted, t *target) error {
 		return nil
 	}
 	key := policy.Place{Datasource: t.ds.cfg.Name, Path: t.root}
-	if _, made := o.g.made.Load(key); made {
+	if seen, made := o.g.made.Load(key); made && o.env.Time.Sub(seen.(time.Time)) < rootCheck {
 		return nil
 	}
 	if err := mounts.MkdirAll(ctx, m, t.root); err != nil {
 		return err
 	}
-	o.g.made.Store(key, true)
+	o.g.made.Store(key, o.env.Time)
 	return nil
 }
 

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cellgate/internal/fault"
 	"cellgate/internal/secret"
@@ -156,27 +156,51 @@ func (g *Gateway) Reload(ctx context.Context) error {
 			g.log.Warn("closing a datasource failed", "datasource", ds.cfg.Name, "err", err)
 		}
 	}
-	// What does not open now is not waited for: it is tried again until it does.
-	for _, name := range slices.Sorted(maps.Keys(next.datasources)) {
-		if err := next.datasources[name].attach(ctx); err != nil && ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
+	g.attachAll(ctx, next)
 	g.journal.resume(ctx, next)
 	g.table.Store(next)
 	for _, ds := range next.datasources {
-		g.ensureRoots(ctx, ds)
+		g.ensureRoots(ctx, next, ds)
 	}
 	return g.loadQuotas(ctx, next)
 }
 
+// attachWait is how long Reload waits for datasources to open. What takes longer is tended until it does, and costs nobody else anything.
+const attachWait = 2 * time.Second
+
+// attachAll opens the datasources of t side by side.
+func (g *Gateway) attachAll(ctx context.Context, t *table) {
+	done := make(chan struct{}, len(t.datasources))
+	for _, ds := range t.datasources {
+		g.wg.Go(func() {
+			err := ds.attach(g.life) // it keeps its error itself
+			done <- struct{}{}
+			if err == nil && g.table.Load() == t { // too late for Reload
+				g.ensureRoots(g.life, t, ds)
+				g.journal.resume(g.life, t)
+			}
+		})
+	}
+	late := time.NewTimer(attachWait)
+	defer late.Stop()
+	for range t.datasources {
+		select {
+		case <-done:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // ensureRoots makes the root folders on ds that workspaces name and that are missing. Templates are made at their user's first access.
-func (g *Gateway) ensureRoots(ctx context.Context, ds *datasource) {
+func (g *Gateway) ensureRoots(ctx context.Context, t *table, ds *datasource) {
 	m, err := ds.open()
 	if err != nil || ds.cfg.ReadOnly {
 		return
 	}
-	for _, w := range g.table.Load().workspaces {
+	for _, w := range t.workspaces {
 		for _, r := range w.roots {
 			if r.datasource == ds.cfg.Name && !r.template {
 				if err := mounts.MkdirAll(ctx, m, r.path); err != nil {
