@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"cellgate/gateway/event"
@@ -43,59 +44,65 @@ func (t *transfer) copy(ctx context.Context, opt MoveOptions) (created bool, err
 		return false, err
 	}
 	defer t.quota.release()
-	staged, info, err := t.copyTree(ctx, opt, true)
+	c, err := t.copyTree(ctx, opt, true)
 	if err != nil {
 		return false, err
 	}
 	defer func() {
 		if err != nil {
-			t.g.purge(t.m, t.dest.ds.place(staged), true)
+			t.g.purge(t.m, t.dest.ds.place(c.staged), true)
+		} else {
+			t.g.live.drop(t.m, c.staged)
 		}
 	}()
-	release, err := t.dest.ds.serial.claim(ctx, span{path: t.dest.name, tree: true})
+	release, err := t.dest.ds.serial.claim(ctx, span{path: t.dest.at.Path, tree: true})
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	if err := t.recheck(ctx, opt, policy.Download); err != nil {
+	if err := t.again(ctx, policy.Download); err != nil {
 		return false, err
 	}
-	gone, err := t.freed(ctx, t.m, &t.dest, t.cur)
-	if err != nil {
+	if err := t.askTree(ctx, t.op.m, policy.Download, &t.target); err != nil {
 		return false, err
 	}
-	steps, old := t.aside(t.info.IsDir())
-	e := t.entry(t.dest.ds, append(steps, stepOf(staged, t.dest.name, info))...)
-	stagedAt := t.dest.ds.place(staged)
-	var replaced map[string]int64
-	size := t.quota.size
-	deltas := make(map[string]int64)
+	if err := t.check(ctx, opt); err != nil {
+		return false, err
+	}
+	gone := map[string]int64{}
+	if t.exists {
+		if gone, err = t.freed(ctx, t.m, &t.dest, t.cur); err != nil {
+			return false, err
+		}
+	}
+	added := make(map[string]int64)
 	for _, s := range t.quota.scopes {
-		deltas[s] = size - gone[s]
+		added[s] = c.bytes
 	}
-	err = t.commit(ctx, func(tx *store.Tx) (err error) {
-		if replaced, err = t.displace(tx, old); err != nil {
+	steps, old := t.aside()
+	e := t.entry(t.dest.ds, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
+	err = t.commit(ctx, func(tx *store.Tx) error {
+		replaced, err := usageBelow(tx, t.dest.at)
+		if err != nil {
 			return err
 		}
-		t.g.count(tx, deltas, 1)
-		tx.Collect(&t.g.journal, e)
-		return moveNodes(tx, stagedAt, t.dest.at)
-	})
-	if err != nil {
-		return false, err
-	}
-	err = t.perform(ctx, t.m, e, func(tx *store.Tx) error {
-		t.g.count(tx, deltas, -1)
-		if err := deleteNodes(tx, t.dest.at.Datasource, t.dest.at.Path); err != nil {
+		usage := sum(added, negated(gone), negated(owners(replaced)))
+		t.g.count(tx, usage, 1)
+		e.Undo = inverse{Gone: &t.dest.at, Moves: []shift{{old, t.dest.at}}, Usage: negated(usage)}
+		if err := moveNodes(tx, t.dest.at, old); err != nil {
 			return err
 		}
-		return t.restore(tx, old, replaced)
-	})
+		return moveNodes(tx, t.dest.ds.place(c.staged), t.dest.at)
+	}, e)
+	if err == nil {
+		err = t.perform(ctx, t.m, e)
+	}
 	if err != nil {
+		t.g.live.drop(t.m, old.Path)
 		return false, err
 	}
 	t.done(event.Copied, old)
-	return !t.exists, nil
+	return !t.exists || !t.seen, nil
 }
 
 // copyRows is how many node rows of a copy are written at a time.
@@ -104,7 +111,11 @@ const copyRows = 256
 // copier copies one tree into the area of the target's datasource.
 type copier struct {
 	*transfer
-	rows         bool // write node rows of the copy under its staged name
+	staged string      // where the copy is
+	info   mounts.Info // of the copy
+	digest uint64      // of the source, as it was copied
+	rows   bool        // write node rows of the copy under its staged name
+
 	pending      []copied
 	files, bytes int64
 	progress     func(files, bytes int64)
@@ -116,37 +127,38 @@ type copied struct {
 	info     mounts.Info
 }
 
-// copyTree copies the source to a new staged name beside the target and returns that. Every file is verified to be as long as its source
-// said. With rows, node rows and properties are written for the copy under its staged name, a bounded number at a time. On failure nothing
-// is left.
-func (t *transfer) copyTree(ctx context.Context, opt MoveOptions, rows bool) (staged string, info mounts.Info, err error) {
-	c := &copier{transfer: t, rows: rows, progress: opt.Progress}
-	staged = newName(areaTmp)
+var errUncopied = errors.New("holds something that the target cannot keep: a link, a device or the like")
+
+// copyTree copies the source to a new staged name beside the target. Every file is verified to be as long as its source said. With rows,
+// which is to say for a copy that leaves the source, node rows and properties are written under the staged name, a bounded number at a time,
+// and what cannot be copied is left out; without, for a move, it is Unsupported. On failure nothing is left.
+func (t *transfer) copyTree(ctx context.Context, opt MoveOptions, rows bool) (c *copier, err error) {
+	c = &copier{transfer: t, staged: t.g.newName(t.m, t.dest.name, staging), rows: rows, progress: opt.Progress}
 	defer func() {
 		if err != nil {
-			t.g.purge(t.m, t.dest.ds.place(staged), true)
+			t.g.purge(t.m, t.dest.ds.place(c.staged), true)
 		}
 	}()
 	if opt.Shallow && t.info.IsDir() {
-		err = c.node(ctx, t.name, staged, t.info)
+		err = c.node(ctx, t.name, c.staged, t.info)
 	} else {
 		err = walkInfo(ctx, t.op.m, t.name, t.info, func(name string, info mounts.Info) error {
-			return c.node(ctx, name, moved(name, t.name, staged), info)
+			c.digest += digest(relative(name, t.name), info)
+			return c.node(ctx, name, moved(name, t.name, c.staged), info)
 		})
 	}
 	if err == nil {
 		err = c.flush(ctx)
 	}
 	if err == nil {
-		info, err = t.m.Stat(ctx, staged)
+		c.info, err = t.m.Stat(ctx, c.staged)
 	}
-	return staged, info, err
+	return c, err
 }
 
 // node copies one file, folder or link.
-func (c *copier) node(ctx context.Context, from, to string, info mounts.Info) error {
+func (c *copier) node(ctx context.Context, from, to string, info mounts.Info) (err error) {
 	var copy mounts.Info
-	var err error
 	switch info.Type {
 	case mounts.Dir:
 		if err = c.m.Mkdir(ctx, to); err == nil {
@@ -170,14 +182,15 @@ func (c *copier) node(ctx context.Context, from, to string, info mounts.Info) er
 			c.progress(c.files, c.bytes)
 		}
 	case mounts.Symlink:
-		link, ok := mounts.As[mounts.Symlinker](c.m.Backend)
-		if !ok {
+		if link, ok := mounts.As[mounts.Symlinker](c.m.Backend); ok {
+			return link.Symlink(ctx, info.Target, to)
+		}
+		fallthrough
+	default:
+		if c.rows {
 			return nil
 		}
-		err = link.Symlink(ctx, info.Target, to)
-		return err
-	default:
-		return nil // devices, sockets and pipes have no content to copy
+		return fault.New("gateway.move", c.path.String(), fault.Unsupported, errUncopied)
 	}
 	if err != nil || !c.rows {
 		return err
@@ -200,12 +213,12 @@ func (c *copier) flush(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			row := c.row(n.to, n.info, was.sums)
+			row := c.row(n.to, n.info, was.Sums)
 			if err := (nodes{c.g}).Flush(tx, []any{row}); err != nil {
 				return err
 			}
 			if had {
-				if _, err := tx.Exec(`INSERT INTO props (node, space, name, value) SELECT $1, space, name, value FROM props WHERE node = $2`, row.id, was.id); err != nil {
+				if _, err := tx.Exec(`INSERT INTO props (node, space, name, value) SELECT $1, space, name, value FROM props WHERE node = $2`, row.ID, was.ID); err != nil {
 					return err
 				}
 			}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -18,31 +19,32 @@ import (
 
 // datasource is one configured backend. While it is down its backend is nil and every use of it is Unavailable.
 type datasource struct {
-	g      *Gateway
-	cfg    Datasource
-	serial *serial // shared with the datasource of the same name before and after a change of configuration
+	g   *Gateway
+	cfg Datasource
+	*lasting
 
-	mu      sync.Mutex // one attempt to open at a time
 	tending atomic.Bool
 	state   sync.RWMutex
-	up      *mounted // guarded by state
-	err     error    // why it is down, guarded by state
-	since   time.Time
-	gone    bool // closed for good
+	up      *mounted  // guarded by state
+	err     error     // why it is down, guarded by state
+	since   time.Time // guarded by state
+	gone    bool      // closed for good, guarded by state
+}
+
+// lasting is what a datasource of one name keeps through changes of its configuration.
+type lasting struct {
+	serial *serial
+	mu     sync.Mutex  // one attempt to open at a time
+	blind  atomic.Bool // the backend does not tell "a" from "A"; remembered in the store, so that rights hold before it is open
 }
 
 // mounted is an open backend with what the core needs to know of it.
 type mounted struct {
 	mounts.Backend
+	name     string // of the datasource
 	features mounts.Features
 	random   mounts.RandomAccess // nil when the backend has none
 }
-
-// The gateway's own folders in a datasource.
-const (
-	areaTmp = mounts.Area + "/tmp" // staged, not yet published
-	areaOld = mounts.Area + "/old" // unpublished, not yet deleted
-)
 
 // open returns the backend, or Unavailable with the reason.
 func (ds *datasource) open() (*mounted, error) {
@@ -65,13 +67,16 @@ func (ds *datasource) attach(ctx context.Context) error {
 		return nil
 	}
 	m, err := ds.dial(ctx)
-	if err == nil && !ds.cfg.ReadOnly {
+	if err == nil {
 		if err = ds.prepare(ctx, m); err != nil {
-			err = fmt.Errorf("%w (closing: %v)", err, m.Close())
+			err = errors.Join(err, m.Close())
 		}
 	}
 	ds.state.Lock()
 	defer ds.state.Unlock()
+	if err == nil && ds.gone {
+		return m.Close() // replaced while it was opened
+	}
 	if err != nil {
 		if ds.err == nil || ds.err.Error() != err.Error() {
 			ds.g.log.Warn("datasource is down", "datasource", ds.cfg.Name, "err", err)
@@ -97,39 +102,50 @@ func (ds *datasource) dial(ctx context.Context) (*mounted, error) {
 		return nil, err
 	}
 	b = mounts.Contain(b, ds.g.log)
-	m := &mounted{Backend: b, features: b.Features()}
+	m := &mounted{Backend: b, name: ds.cfg.Name, features: b.Features()}
 	m.random, _ = mounts.As[mounts.RandomAccess](b)
 	return m, nil
 }
 
-// prepare makes the area, replays the journal's entries of this datasource and removes what nobody will ask for again.
+// prepare sees to it that rights hold on the backend's names, makes the area, replays the journal's entries of this datasource and removes what
+// nobody will ask for again.
 func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
-	for _, dir := range []string{mounts.Area, areaTmp, areaOld} {
-		if err := m.Mkdir(ctx, dir); err != nil && fault.KindOf(err) != fault.Exist {
-			return err
-		}
+	if err := ds.foldRights(ctx, m); err != nil || ds.cfg.ReadOnly {
+		return err
 	}
-	kept, err := ds.g.journal.replay(ctx, ds, m)
+	kept := ds.g.journal.names(ds.cfg.Name)
+	if err := ds.sweepAreas(ctx, m, kept); err != nil {
+		return err
+	}
+	return ds.g.journal.replay(ctx, ds, m)
+}
+
+// foldRights moves grants to the one spelling that counts when the backend turns out not to tell "a" from "A". They may have been made before
+// it was ever open.
+func (ds *datasource) foldRights(ctx context.Context, m *mounted) error {
+	ds.blind.Store(!m.features.CaseSensitive)
+	setting := "datasource." + ds.cfg.Name + ".case"
+	was, err := ds.g.db.Setting(ctx, setting)
+	if err != nil || m.features.CaseSensitive == (was == "") {
+		return err
+	}
+	if m.features.CaseSensitive {
+		return ds.g.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, setting, "") })
+	}
+	grants, err := ds.g.engine.Grants(ctx, policy.Filter{Datasource: ds.cfg.Name})
 	if err != nil {
 		return err
 	}
-	err = ds.g.db.Update(ctx, func(tx *store.Tx) error { return deleteNodes(tx, ds.cfg.Name, mounts.Area) })
-	if err != nil {
-		return err
-	}
-	for _, dir := range []string{areaTmp, areaOld} {
-		for info, err := range m.List(ctx, dir) {
-			if err != nil {
-				return err
-			}
-			if name := join(dir, info.Name); !kept[name] {
-				if err := removeAll(ctx, m, name); err != nil {
+	return ds.g.db.Update(ctx, func(tx *store.Tx) error {
+		for _, g := range grants {
+			if folded := fold(g.On.Path); folded != g.On.Path {
+				if _, err := ds.g.engine.MoveGrants(tx, g.On, policy.Place{Datasource: ds.cfg.Name, Path: folded}); err != nil {
 					return err
 				}
 			}
 		}
-	}
-	return nil
+		return store.SetSetting(tx, setting, "blind")
+	})
 }
 
 // tend brings a datasource back that is down, and notices one that has gone.
@@ -144,12 +160,30 @@ func (ds *datasource) tend(ctx context.Context) {
 		}
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if _, err := m.Stat(ctx, "."); err != nil && ctx.Err() == nil {
+	// A backend that hangs does not answer its deadline either: the question is left behind.
+	limit, cancel := context.WithTimeout(ctx, tendWait)
+	answer := make(chan error, 1)
+	go func() {
+		defer cancel()
+		_, err := m.Stat(limit, ".")
+		answer <- err
+	}()
+	select {
+	case err = <-answer:
+	case <-limit.Done():
+		err = limit.Err()
+		select {
+		case err = <-answer:
+		default:
+		}
+	}
+	if err != nil && ctx.Err() == nil {
 		ds.detach(err)
 	}
 }
+
+// tendWait is how long a backend may take to say that it is there.
+const tendWait = 10 * time.Second
 
 // detach takes a backend whose root does not answer out of service until attach succeeds.
 func (ds *datasource) detach(reason error) {
@@ -180,10 +214,7 @@ func (ds *datasource) close() error {
 // place returns where rights, locks and rows of name are kept. Names that a backend cannot tell apart have one place, so that a deny on
 // "Secret" holds for "SECRET" where both are one folder.
 func (ds *datasource) place(name string) policy.Place {
-	ds.state.RLock()
-	folds := ds.up != nil && !ds.up.features.CaseSensitive
-	ds.state.RUnlock()
-	if folds {
+	if ds.blind.Load() {
 		name = fold(name)
 	}
 	return policy.Place{Datasource: ds.cfg.Name, Path: name}
@@ -199,41 +230,4 @@ func fold(name string) string {
 		}
 	}
 	return strings.Clone(name)
-}
-
-// removeAll deletes name with all that is below it, of files nobody can reach any more. What is already gone is fine.
-func removeAll(ctx context.Context, b mounts.Backend, name string) error {
-	err := b.Remove(ctx, name)
-	switch fault.KindOf(err) {
-	case fault.NotExist:
-		return nil
-	case fault.NotEmpty:
-	default:
-		return err
-	}
-	// Collected first: deleting while listing may skip entries on some backends. One folder at a time, in bounded pieces.
-	for {
-		var batch []string
-		for info, err := range b.List(ctx, name) {
-			if err != nil {
-				return err
-			}
-			batch = append(batch, info.Name)
-			if len(batch) == 1000 {
-				break
-			}
-		}
-		for _, child := range batch {
-			if err := removeAll(ctx, b, join(name, child)); err != nil {
-				return err
-			}
-		}
-		if len(batch) < 1000 {
-			break
-		}
-	}
-	if err := b.Remove(ctx, name); err != nil && fault.KindOf(err) != fault.NotExist {
-		return err
-	}
-	return nil
 }

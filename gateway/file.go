@@ -16,6 +16,9 @@ import (
 type OpenOptions struct {
 	Flag int
 	Cond Cond // asked at open and whenever the content is published
+	// Base makes publishing fail with Precondition when somebody else has changed the file since this handle took its copy, instead of
+	// the one who publishes last winning.
+	Base bool
 }
 
 // Handle is an open file that is read and written at any place. What is written goes to a staged copy, made at the first write (a reflink
@@ -31,6 +34,7 @@ type Handle struct {
 	up     *Upload // unpublished changes, guarded by mu
 	fresh  bool    // the file is to be made or emptied even if nothing is written, guarded by mu
 	closed bool    // guarded by mu
+	broken error   // a publication failed: what was written is lost, and every call says so; guarded by mu
 	info   Info    // as last published or opened, guarded by mu
 }
 
@@ -108,6 +112,8 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	switch {
 	case h.closed:
 		return 0, h.fail(fault.Invalid, os.ErrClosed)
+	case h.broken != nil:
+		return 0, h.broken
 	case !h.reads():
 		return 0, h.fail(fault.Denied, errFlag)
 	case h.up == nil:
@@ -166,6 +172,8 @@ func (h *Handle) stage(ctx context.Context) error {
 	switch {
 	case h.closed:
 		return h.fail(fault.Invalid, os.ErrClosed)
+	case h.broken != nil:
+		return h.broken
 	case !h.writes():
 		return h.fail(fault.Denied, errFlag)
 	case h.up != nil:
@@ -175,18 +183,30 @@ func (h *Handle) stage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := up.adopt(ctx); err != nil {
+	if err := up.adopt(ctx, h.opt.Base); err != nil {
 		return errors.Join(err, up.Abort())
 	}
 	h.up = up
 	return nil
 }
 
-// adopt fills a new upload with what is at its target now.
-func (u *Upload) adopt(ctx context.Context) error {
+// adopt fills a new upload with what is at its target now. With base, that is what must be there still when it is published.
+func (u *Upload) adopt(ctx context.Context, base bool) error {
 	info, err := u.o.m.Stat(ctx, u.o.name)
 	if err != nil {
 		return err
+	}
+	if tag := etag(info); base && tag != "" {
+		check := u.opt.Cond.Check
+		u.opt.Cond.Check = func(cur Info, exists bool) error {
+			if u.o.known && (!exists || cur.ETag != tag) {
+				return fault.New("gateway.precondition", u.o.path.String(), fault.Precondition, errCond)
+			}
+			if check == nil {
+				return nil
+			}
+			return check(cur, exists)
+		}
 	}
 	if err := u.grow(info.Size); err != nil {
 		return err
@@ -214,11 +234,12 @@ func (h *Handle) publish(ctx context.Context) error {
 		return h.fail(fault.Invalid, os.ErrClosed)
 	}
 	if h.up == nil {
-		return nil
+		return h.broken
 	}
 	info, _, err := h.up.Commit(ctx)
 	h.up = nil
 	if err != nil {
+		h.broken = err
 		return err
 	}
 	h.fresh, h.info = false, info
@@ -242,7 +263,7 @@ func (h *Handle) Close(ctx context.Context) error {
 	if h.closed {
 		return nil
 	}
-	var err error
+	err := h.broken
 	if h.up != nil {
 		h.info, _, err = h.up.Commit(ctx)
 		h.up = nil

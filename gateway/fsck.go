@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"cellgate/internal/fault"
@@ -77,7 +78,7 @@ func (c *check) rows(ctx context.Context) error {
 			return err
 		}
 		for _, n := range page {
-			if within(mounts.Area, n.at.Path) {
+			if within(mounts.Area, n.At.Path) {
 				continue // of an operation in flight
 			}
 			if err := c.row(ctx, n); err != nil {
@@ -87,7 +88,7 @@ func (c *check) rows(ctx context.Context) error {
 		if len(page) < fsckPage {
 			return nil
 		}
-		last := page[len(page)-1].at.Path
+		last := page[len(page)-1].At.Path
 		depth, after = depthOf(last), last
 	}
 }
@@ -100,12 +101,12 @@ func (c *check) page(ctx context.Context, depth int, after string) (page []node,
 	}
 	defer rows.Close()
 	for rows.Next() {
-		n := node{at: policy.Place{Datasource: c.ds.cfg.Name}}
+		n := node{At: policy.Place{Datasource: c.ds.cfg.Name}}
 		var folder, fid int64
-		if err := rows.Scan(&n.id, &n.at.Path, &folder, &n.size, &n.mtime, &fid, &n.owner); err != nil {
+		if err := rows.Scan(&n.ID, &n.At.Path, &folder, &n.Size, &n.MTime, &fid, &n.Owner); err != nil {
 			return nil, err
 		}
-		n.folder, n.fid = folder != 0, uint64(fid)
+		n.Folder, n.FID = folder != 0, uint64(fid)
 		page = append(page, n)
 	}
 	return page, rows.Err()
@@ -117,12 +118,12 @@ func (c *check) row(ctx context.Context, n node) error {
 	if what == "" || err != nil {
 		return err
 	}
-	release, err := c.ds.serial.claim(ctx, span{path: n.at.Path})
+	release, err := c.ds.serial.claim(ctx, span{path: n.At.Path})
 	if err != nil {
 		return err
 	}
 	defer release()
-	now, ok, err := c.g.node(ctx, n.at)
+	now, ok, err := c.g.node(ctx, n.At)
 	if err != nil || !ok {
 		return err
 	}
@@ -134,23 +135,23 @@ func (c *check) row(ctx context.Context, n node) error {
 		err = c.g.db.Update(ctx, func(tx *store.Tx) error { return c.mend(tx, now, info) })
 	}
 	if err == nil {
-		c.report(n.at.Path, what, c.repair)
+		c.report(n.At.Path, what, c.repair)
 	}
 	return err
 }
 
 // differs says in words how a row and the backend differ, and what is there.
 func (c *check) differs(ctx context.Context, n node) (string, mounts.Info, error) {
-	info, err := c.m.Stat(ctx, n.at.Path)
+	info, err := c.m.Stat(ctx, n.At.Path)
 	switch kind := fault.KindOf(err); {
 	case err != nil && (kind == fault.NotExist || kind == fault.NotDir):
 		return "has a row but is gone from the storage", info, nil
 	case err != nil:
 		return "", info, err
-	case n.folder != info.IsDir():
+	case n.Folder != info.IsDir():
 		return "is no longer of the kind its row says", info, nil
-	case !n.folder && (n.size != info.Size || n.fid != 0 && n.fid != info.ID || n.mtime != 0 && n.mtime/int64(time.Second) != info.ModTime.Unix()):
-		return fmt.Sprintf("was changed outside: %d bytes, its row says %d", info.Size, n.size), info, nil
+	case !n.Folder && (n.Size != info.Size || n.FID != 0 && n.FID != info.ID || n.MTime != 0 && n.MTime/int64(time.Second) != info.ModTime.Unix()):
+		return fmt.Sprintf("was changed outside: %d bytes, its row says %d", info.Size, n.Size), info, nil
 	}
 	return "", info, nil
 }
@@ -158,16 +159,16 @@ func (c *check) differs(ctx context.Context, n node) (string, mounts.Info, error
 // mend makes a row what the backend says; verified checksums of other bytes are dropped.
 func (c *check) mend(tx *store.Tx, n node, info mounts.Info) error {
 	if info.Name == "" {
-		if !n.folder {
-			c.g.count(tx, owners(map[string]int64{n.owner: n.size}), -1)
+		if !n.Folder {
+			c.g.count(tx, owners(map[string]int64{n.Owner: n.Size}), -1)
 		}
-		_, err := tx.Exec(`DELETE FROM nodes WHERE id = $1`, n.id)
+		_, err := tx.Exec(`DELETE FROM nodes WHERE id = $1`, n.ID)
 		return err
 	}
 	size := max(info.Size, 0)
-	c.g.count(tx, owners(map[string]int64{n.owner: size - n.size}), 1)
+	c.g.count(tx, owners(map[string]int64{n.Owner: size - n.Size}), 1)
 	_, err := tx.Exec(`UPDATE nodes SET folder = $1, size = $2, mtime = $3, fid = $4, sums = '' WHERE id = $5`,
-		flag(info.IsDir()), size, info.ModTime.UnixNano(), int64(info.ID), n.id)
+		flag(info.IsDir()), size, info.ModTime.UnixNano(), int64(info.ID), n.ID)
 	return err
 }
 
@@ -177,36 +178,43 @@ func (c *check) areas(ctx context.Context) error {
 	if c.ds.cfg.ReadOnly {
 		return nil
 	}
-	old := c.g.clock.Now().Add(-time.Hour)
-	for _, dir := range []string{areaTmp, areaOld} {
-		var stale []string
-		for info, err := range c.m.List(ctx, dir) {
-			if err != nil {
-				return err
+	kept := c.g.journal.names(c.ds.cfg.Name)
+	for _, area := range c.m.areas() {
+		for _, dir := range []string{area + "/" + staging, area + "/" + discarded} {
+			var stale []string
+			for info, err := range c.m.List(ctx, dir) {
+				if err != nil && fault.KindOf(err) == fault.NotExist {
+					break
+				}
+				if err != nil {
+					return err
+				}
+				if name := join(dir, info.Name); !kept[name] && !c.g.live.has(c.m, name) {
+					stale = append(stale, name)
+				}
 			}
-			if dir == areaTmp && info.ModTime.After(old) {
-				continue
-			}
-			stale = append(stale, join(dir, info.Name))
-		}
-		if dir == areaOld && len(stale) > 0 {
-			time.Sleep(100 * time.Millisecond) // what was put aside a moment ago is being deleted by now
-		}
-		for _, name := range stale {
-			if _, busy := c.g.purging.Load(c.ds.place(name)); busy {
-				continue
-			}
-			if _, err := c.m.Stat(ctx, name); err != nil && fault.KindOf(err) == fault.NotExist {
-				continue
-			}
-			if c.repair {
-				if err := removeAll(ctx, c.m, name); err != nil {
+			for _, name := range stale {
+				if err := c.stale(ctx, name); err != nil {
 					return err
 				}
 			}
-			c.report(name, "was left behind by an interrupted operation", c.repair)
 		}
 	}
+	return nil
+}
+
+// stale reports what an operation left behind. The source of a move that still holds something has no other copy of it: it is only reported.
+func (c *check) stale(ctx context.Context, name string) error {
+	if strings.Contains(name, "/"+carried) {
+		c.report(name, "holds what a move between datasources could not carry; rename it back by hand", false)
+		return nil
+	}
+	if c.repair {
+		if err := mounts.Purge(ctx, c.m.Backend, name); err != nil {
+			return err
+		}
+	}
+	c.report(name, "was left behind by an interrupted operation", c.repair)
 	return nil
 }
 

@@ -92,6 +92,7 @@ type Gateway struct {
 	made    sync.Map // roots of templates that exist, by policy.Place
 	purging sync.Map // what was put aside and is being deleted, by policy.Place
 
+	live    live // names in the areas of datasources
 	locks   lockTable
 	journal journal
 	budgets budgets
@@ -142,14 +143,23 @@ func (g *Gateway) Close() error {
 		return nil
 	}
 	g.stop()
-	g.wg.Wait()
-	g.journal.tidy()
+	ended := make(chan struct{})
+	go func() { g.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(closeWait):
+		g.log.Warn("background work hangs and is left behind; what it was about is done at the next start")
+	}
+	g.journal.tidy(context.WithoutCancel(g.life))
 	var errs []error
 	for _, ds := range g.table.Load().datasources {
 		errs = append(errs, ds.close())
 	}
 	return errors.Join(errs...)
 }
+
+// closeWait is how long Close waits for background work that hangs in a backend.
+const closeWait = 10 * time.Second
 
 // Events is the bus of what happens in the core.
 func (g *Gateway) Events() *event.Bus { return &g.bus }
@@ -173,7 +183,7 @@ func (g *Gateway) tend() {
 				}
 			}
 			g.locks.expire()
-			g.journal.tidy()
+			g.journal.tidy(g.life)
 		}
 	}
 }

@@ -223,10 +223,25 @@ func (o *op) unlocked(t *target, scope lockScope) error {
 	}
 	for _, at := range roots {
 		if !slices.Contains(ours, at) {
-			return fault.New("gateway.lock", t.path.String(), fault.Locked, &LockedError{*witness[at]})
+			return fault.New("gateway.lock", t.path.String(), fault.Locked, &LockedError{o.shown(*witness[at], t)})
 		}
 	}
 	return nil
+}
+
+// shown is a lock as the subject sees it from t: its root as it is called in the subject's tree, or t itself where the subject may not know
+// of the root.
+func (o *op) shown(l Lock, t *target) Lock {
+	l.Root = t.path
+	switch {
+	case within(l.at.Path, t.at.Path):
+		for up := depthOf(t.at.Path) - depthOf(l.at.Path); up > 0 && l.Root.Depth() > 1; up-- {
+			l.Root = l.Root.Parent()
+		}
+	case within(t.at.Path, l.at.Path) && o.b.view.Decide(policy.List, l.at, o.env).Allowed:
+		l.Root = Path{join(t.path.s, relative(l.at.Path, t.at.Path))}
+	}
+	return l
 }
 
 // Lock locks p and reports whether it made p: locking a name that does not exist makes an empty file (RFC 4918 §7.3).
@@ -261,7 +276,7 @@ func (s *Session) Lock(ctx context.Context, p Path, r LockRequest) (_ Lock, crea
 			return Lock{}, false, err
 		}
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path})
 	if err != nil {
 		return Lock{}, false, err
 	}
@@ -301,7 +316,7 @@ func (o *op) conflict(l *Lock) (err error) {
 	}
 	clash := func(other *Lock) bool {
 		if !l.Shared || !other.Shared {
-			err = fault.New("gateway.lock", l.Root.String(), fault.Locked, &LockedError{*other})
+			err = fault.New("gateway.lock", l.Root.String(), fault.Locked, &LockedError{o.shown(*other, &o.target)})
 		}
 		return err == nil
 	}
@@ -357,6 +372,7 @@ func (o *op) held(token string) (*Lock, error) {
 		return nil, fault.New("gateway.lock", o.path.String(), fault.Precondition, errToken)
 	}
 	if l.holder != o.b.sub.ID {
+		o.denied = o.at
 		return nil, fault.New("gateway.lock", o.path.String(), fault.Denied, errHolder)
 	}
 	return l, nil
@@ -369,6 +385,9 @@ func (s *Session) RefreshLock(ctx context.Context, p Path, token string, d time.
 		return Lock{}, err
 	}
 	defer o.end(&err)
+	if _, _, err := o.existing(ctx, o.m, &o.target, policy.Modify, policy.Create); err != nil {
+		return Lock{}, err
+	}
 	l, err := o.held(token)
 	if err != nil {
 		return Lock{}, err
@@ -386,12 +405,13 @@ func (s *Session) RefreshLock(ctx context.Context, p Path, token string, d time.
 	t := &o.g.locks
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.byToken[token] != l {
+	now := t.byToken[token] // another refresh may have been quicker
+	if now == nil {
 		return Lock{}, fault.New("gateway.lock", p.String(), fault.Precondition, errToken)
 	}
-	t.drop(l)
+	t.drop(now)
 	t.add(&fresh)
-	return fresh, nil
+	return o.shown(fresh, &o.target), nil
 }
 
 // Unlock ends the subject's lock on p. Another user's lock is Denied, an unknown token Precondition.
@@ -403,6 +423,9 @@ func (s *Session) Unlock(ctx context.Context, p Path, token string) (err error) 
 	defer o.end(&err)
 	if o.virtual() {
 		return fault.New("gateway.lock", p.String(), fault.Precondition, errToken)
+	}
+	if _, _, err := o.existing(ctx, o.m, &o.target, policy.List, policy.Modify, policy.Create); err != nil {
+		return err
 	}
 	l, err := o.held(token)
 	if err != nil {
@@ -435,7 +458,11 @@ func (s *Session) Locks(ctx context.Context, p Path) (_ []Lock, err error) {
 	if _, _, err := o.existing(ctx, o.m, &o.target, policy.List); err != nil {
 		return nil, err
 	}
-	return o.g.locks.of(o.at), nil
+	all := o.g.locks.of(o.at)
+	for i := range all {
+		all[i] = o.shown(all[i], &o.target)
+	}
+	return all, nil
 }
 
 func (t *lockTable) of(at policy.Place) (all []Lock) {
@@ -445,8 +472,8 @@ func (t *lockTable) of(at policy.Place) (all []Lock) {
 	return all
 }
 
-// LocksOf returns the locks that cover the children of the folder p, by name. Children without locks are not in it, so that a listing of
-// many asks once.
+// LocksOf returns the locks on the children of the folder p by name, and under "" those that cover all of them. Children without locks, and
+// those the subject may not know of, are not in it, so that a listing of many asks once.
 func (s *Session) LocksOf(ctx context.Context, p Path) (_ map[string][]Lock, err error) {
 	o, err := s.begin(ctx, verbLocks, p, policy.List)
 	if err != nil {
@@ -459,7 +486,18 @@ func (s *Session) LocksOf(ctx context.Context, p Path) (_ map[string][]Lock, err
 	if _, _, err := o.existing(ctx, o.m, &o.target, policy.List); err != nil {
 		return nil, err
 	}
-	return o.g.locks.children(o.at), nil
+	all := o.g.locks.children(o.at)
+	may := o.b.view.Children(policy.List, o.at, o.env)
+	for name, locks := range all {
+		if name != "" && !may(name).Allowed {
+			delete(all, name)
+			continue
+		}
+		for i := range locks {
+			locks[i] = o.shown(locks[i], &o.target)
+		}
+	}
+	return all, nil
 }
 
 // children returns the locks on the children of a folder by name, and under "" those that cover all of them.
@@ -484,13 +522,27 @@ func (t *lockTable) children(dir policy.Place) map[string][]Lock {
 	return all
 }
 
-// forget drops the locks on a place and below it within tx: their nodes have gone or moved, and a lock does neither (RFC 4918 §7.6).
-func (t *lockTable) forget(tx *store.Tx, at policy.Place) error {
+// lift drops the locks on a place and below it: their nodes have gone or moved, and a lock does neither (RFC 4918 §7.6). It follows the
+// transaction of the operation, so that one which fails leaves them; a crash in between leaves locks on nothing, which run out.
+func (t *lockTable) lift(at policy.Place) {
 	t.mu.Lock()
 	gone := slices.Clone(t.byPlace[at])
 	t.inside(at, time.Time{}, func(l *Lock) bool { gone = append(gone, l); return true })
+	for _, l := range gone {
+		t.drop(l)
+	}
 	t.mu.Unlock()
-	return t.end(tx, gone)
+	if len(gone) > 0 {
+		t.g.db.Later(func(tx *store.Tx) error { return deleteIDs(tx, `DELETE FROM locks WHERE token IN `, tokens(gone)) })
+	}
+}
+
+func tokens(locks []*Lock) []any {
+	all := make([]any, len(locks))
+	for i, l := range locks {
+		all[i] = l.Token
+	}
+	return all
 }
 
 // forgetHolder drops the locks of a user within tx.
@@ -503,18 +555,6 @@ func (t *lockTable) forgetHolder(tx *store.Tx, holder int64) error {
 		}
 	}
 	t.mu.Unlock()
-	return t.end(tx, gone)
-}
-
-// end drops locks within tx: from the table once it is committed.
-func (t *lockTable) end(tx *store.Tx, gone []*Lock) error {
-	if len(gone) == 0 {
-		return nil
-	}
-	tokens := make([]any, len(gone))
-	for i, l := range gone {
-		tokens[i] = l.Token
-	}
 	tx.OnCommit(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -522,7 +562,7 @@ func (t *lockTable) end(tx *store.Tx, gone []*Lock) error {
 			t.drop(l)
 		}
 	})
-	return deleteIDs(tx, `DELETE FROM locks WHERE token IN `, tokens)
+	return deleteIDs(tx, `DELETE FROM locks WHERE token IN `, tokens(gone))
 }
 
 // newToken returns a fresh lock token: a version 4 UUID (RFC 9562) as a URN, unique for all time as RFC 4918 §6.5 asks.

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"maps"
 
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
@@ -23,8 +22,9 @@ type MoveOptions struct {
 }
 
 var (
-	errInto   = errors.New("source and target lie within each other")
-	errUnsure = errors.New("the copy may not be durable, so the source stays")
+	errInto    = errors.New("source and target lie within each other")
+	errUnsure  = errors.New("the copy may not be durable, so the source stays")
+	errChanged = errors.New("the source was changed from outside while it was copied")
 )
 
 // Rename moves from to to, a file or a folder with all that is in it, within a datasource or to another one, and reports whether the name to
@@ -40,7 +40,7 @@ func (s *Session) Rename(ctx context.Context, from, to Path, opt MoveOptions) (c
 	if err != nil {
 		return false, err
 	}
-	if o.isRoot() {
+	if o.b.holdsRoot(o.at) {
 		return false, fault.New("gateway.move", from.String(), fault.Denied, errRoot)
 	}
 	if err := o.removable(ctx, &o.target, true); err != nil {
@@ -49,10 +49,31 @@ func (s *Session) Rename(ctx context.Context, from, to Path, opt MoveOptions) (c
 	if err := t.check(ctx, opt); err != nil {
 		return false, err
 	}
-	if t.dest.ds == o.ds {
-		return t.rename(ctx, opt)
+	release, err := t.claim(ctx)
+	if err != nil {
+		return false, err
 	}
-	return t.carry(ctx, opt)
+	defer release()
+	if err := t.again(ctx, policy.Delete); err != nil {
+		return false, err
+	}
+	if err := o.removable(ctx, &o.target, true); err != nil {
+		return false, err
+	}
+	if err := t.check(ctx, opt); err != nil {
+		return false, err
+	}
+	if t.delta, err = t.usage(ctx); err != nil {
+		return false, err
+	}
+	defer t.quota.release()
+	// One rename does within a file system; between two the content has to go over.
+	if t.dest.ds == o.ds && mounts.AreaOf(t.m.Backend, t.name) == mounts.AreaOf(t.m.Backend, t.dest.name) {
+		err = t.rename(ctx)
+	} else {
+		err = t.carry(ctx, opt)
+	}
+	return !t.exists || !t.seen, err
 }
 
 // transfer is a move or copy on its way to its target.
@@ -64,7 +85,9 @@ type transfer struct {
 	info   mounts.Info // the source
 	cur    mounts.Info // what is at the target
 	exists bool
+	seen   bool // the subject may know whether something is at the target
 	quota  *hold
+	delta  map[string]int64 // what the transfer adds to the quotas of workspaces
 }
 
 // transfer finds the target of a move or copy and refuses what cannot be.
@@ -89,7 +112,7 @@ func (o *op) transfer(ctx context.Context, to Path) (*transfer, error) {
 	if t.dest.ds == o.ds && (within(o.at.Path, t.dest.at.Path) || within(t.dest.at.Path, o.at.Path)) {
 		return nil, fault.New("gateway", to.String(), fault.Invalid, errInto)
 	}
-	if t.dest.isRoot() {
+	if o.b.holdsRoot(t.dest.at) {
 		return nil, fault.New("gateway", to.String(), fault.Denied, errRoot)
 	}
 	return t, nil
@@ -110,10 +133,10 @@ func (t *transfer) check(ctx context.Context, opt MoveOptions) (err error) {
 	if err := t.askTrees(ctx, policy.Create, &t.dest, t.op.m, t.name); err != nil {
 		return err
 	}
-	blind := !t.b.view.Decide(policy.List, t.dest.at, t.env).Allowed
+	t.seen = t.b.view.Decide(policy.List, t.dest.at, t.env).Allowed
 	there := t.op.info(t.dest.path, t.cur)
 	there.Path = t.dest.path
-	if err := opt.DestCond.hold(there, t.exists, blind); err != nil {
+	if err := opt.DestCond.hold(there, t.exists, !t.seen); err != nil {
 		return err
 	}
 	if !t.exists {
@@ -133,8 +156,8 @@ func (t *transfer) check(ctx context.Context, opt MoveOptions) (err error) {
 
 // claim takes the publish locks of the trees at both ends, those of two datasources in the order of their names.
 func (t *transfer) claim(ctx context.Context) (release func(), err error) {
-	dest := span{path: t.dest.name, tree: true}
-	source := span{path: t.name, tree: true}
+	dest := span{path: t.dest.at.Path, tree: true}
+	source := span{path: t.at.Path, tree: true}
 	if t.dest.ds == t.ds {
 		return t.ds.serial.claim(ctx, source, dest)
 	}
@@ -154,115 +177,59 @@ func (t *transfer) claim(ctx context.Context) (release func(), err error) {
 	return func() { two(); one() }, nil
 }
 
-// recheck repeats under the publish lock what was asked before.
-func (t *transfer) recheck(ctx context.Context, opt MoveOptions, acts ...policy.Action) error {
-	if err := t.again(ctx, acts...); err != nil {
-		return err
-	}
-	return t.check(ctx, opt)
-}
-
 // aside is the place that what is at the target is put out of the way to, and the step that does it where one rename cannot replace it:
 // anything but a file by a file. Its rows go there in any case, so that they can come back.
-func (t *transfer) aside(folder bool) (steps []step, old policy.Place) {
-	old = policy.Place{Datasource: t.dest.ds.cfg.Name, Path: newName(areaOld)}
-	if t.exists && (folder || t.cur.Type != mounts.File) {
+func (t *transfer) aside() (steps []step, old policy.Place) {
+	old = policy.Place{Datasource: t.dest.ds.cfg.Name, Path: t.g.newName(t.m, t.dest.name, discarded)}
+	if t.exists && (t.info.IsDir() || t.cur.Type != mounts.File) {
 		steps = []step{stepOf(t.dest.name, old.Path, t.cur)}
 	}
 	return steps, old
 }
 
-// rename moves within one datasource: one or two renames, whatever the size.
-func (t *transfer) rename(ctx context.Context, opt MoveOptions) (created bool, err error) {
-	release, err := t.claim(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer release()
-	if err := t.recheck(ctx, opt, policy.Delete); err != nil {
-		return false, err
-	}
-	if err := t.removable(ctx, &t.target, true); err != nil {
-		return false, err
-	}
-	usage, err := t.usage(ctx, true)
-	if err != nil {
-		return false, err
-	}
-	defer func() { t.quota.release() }()
-	steps, old := t.aside(t.info.IsDir())
+// rename moves within one file system: one or two renames, whatever the size. The caller holds the publish locks.
+func (t *transfer) rename(ctx context.Context) error {
+	steps, old := t.aside()
 	e := t.entry(t.ds, append(steps, stepOf(t.name, t.dest.name, t.info))...)
-	change, undo := t.rows(usage, old)
-	err = t.commit(ctx, func(tx *store.Tx) error {
-		tx.Collect(&t.g.journal, e)
-		return change(tx)
-	})
-	if err != nil {
-		return false, err
+	err := t.commit(ctx, func(tx *store.Tx) error { return t.moveRows(tx, e, old) }, e)
+	if err == nil {
+		err = t.perform(ctx, t.m, e)
 	}
-	if err := t.perform(ctx, t.m, e, undo); err != nil {
-		return false, err
+	if err != nil {
+		t.g.live.drop(t.m, old.Path)
+		return err
 	}
 	t.done(event.Moved, old)
-	return !t.exists, nil
+	return nil
 }
 
-// rows returns what a move changes in the store, and how to take it back.
-func (t *transfer) rows(usage map[string]int64, old policy.Place) (change, undo func(tx *store.Tx) error) {
-	var replaced map[string]int64
-	change = func(tx *store.Tx) (err error) {
-		if replaced, err = t.displace(tx, old); err != nil {
-			return err
-		}
-		t.g.count(tx, usage, 1)
-		if err := t.g.locks.forget(tx, t.at); err != nil {
-			return err
-		}
-		if err := moveNodes(tx, t.at, t.dest.at); err != nil {
-			return err
-		}
-		return t.g.engine.MoveGrants(tx, t.at, t.dest.at)
+// moveRows changes the store as a move does, and notes in e how to take that back.
+func (t *transfer) moveRows(tx *store.Tx, e *entry, old policy.Place) error {
+	replaced, err := usageBelow(tx, t.dest.at)
+	if err != nil {
+		return err
 	}
-	undo = func(tx *store.Tx) error {
-		t.g.count(tx, usage, -1)
-		if err := moveNodes(tx, t.dest.at, t.at); err != nil {
-			return err
-		}
-		if err := t.g.engine.MoveGrants(tx, t.dest.at, t.at); err != nil {
-			return err
-		}
-		return t.restore(tx, old, replaced)
+	usage := sum(t.delta, negated(owners(replaced)))
+	t.g.count(tx, usage, 1)
+	if err := moveNodes(tx, t.dest.at, old); err != nil {
+		return err
 	}
-	return change, undo
+	if err := moveNodes(tx, t.at, t.dest.at); err != nil {
+		return err
+	}
+	grants, err := t.g.engine.MoveGrants(tx, t.at, t.dest.at)
+	e.Undo = inverse{Moves: []shift{{t.dest.at, t.at}, {old, t.dest.at}}, Usage: negated(usage), Grants: grants}
+	return err
 }
 
-// displace takes the rows of what is at the target out of the way and its bytes off its owners' quotas.
-func (t *transfer) displace(tx *store.Tx, old policy.Place) (replaced map[string]int64, err error) {
-	if replaced, err = usageBelow(tx, t.dest.at); err != nil {
-		return nil, err
-	}
-	t.g.count(tx, owners(replaced), -1)
-	if err := t.g.locks.forget(tx, t.dest.at); err != nil {
-		return nil, err
-	}
-	return replaced, moveNodes(tx, t.dest.at, old)
-}
-
-// restore is displace taken back.
-func (t *transfer) restore(tx *store.Tx, old policy.Place, replaced map[string]int64) error {
-	t.g.count(tx, owners(replaced), 1)
-	return moveNodes(tx, old, t.dest.at)
-}
-
-// usage returns what the move adds to the quotas of workspaces, and sets it aside. Sizes are looked up only when somebody counts them.
-// With leaving, what goes from the source's workspaces is subtracted.
-func (t *transfer) usage(ctx context.Context, leaving bool) (map[string]int64, error) {
+// usage returns what the move adds to the quotas of workspaces, less what leaves the source's, and sets it aside. Sizes are looked up only
+// when somebody counts them.
+func (t *transfer) usage(ctx context.Context) (map[string]int64, error) {
 	usage := make(map[string]int64)
-	into := t.b.places(t.dest.ds.cfg.Name, t.dest.name)
-	var from []string
-	if leaving {
-		from = t.b.places(t.ds.cfg.Name, t.name)
+	if err := t.limitTemplates(ctx, &t.dest); err != nil {
+		return nil, err
 	}
+	into, from := t.b.places(t.dest.ds.cfg.Name, t.dest.name), t.b.places(t.ds.cfg.Name, t.name)
 	t.quota = &hold{o: t.op, scopes: into}
 	if len(into) == 0 && len(from) == 0 {
 		return usage, nil
@@ -277,22 +244,21 @@ func (t *transfer) usage(ctx context.Context, leaving bool) (map[string]int64, e
 	for _, s := range from {
 		usage[s] -= size
 	}
-	replaced := int64(0)
-	if t.exists {
-		if replaced, err = treeSize(ctx, t.m, t.dest.name); err != nil {
-			return nil, err
-		}
-	}
 	var growing []string
 	for scope := range usage {
 		if usage[scope] > 0 {
 			growing = append(growing, scope)
 		}
 	}
+	replaced := int64(0)
+	if t.exists {
+		if replaced, err = treeSize(ctx, t.m, t.dest.name); err != nil {
+			return nil, err
+		}
+	}
 	for _, s := range into {
 		usage[s] -= replaced
 	}
-	maps.DeleteFunc(usage, func(_ string, delta int64) bool { return delta == 0 })
 	if size > replaced && len(growing) > 0 {
 		t.quota.book, err = t.g.quota.Reserve(ctx, growing, size-replaced)
 	}
@@ -301,78 +267,79 @@ func (t *transfer) usage(ctx context.Context, leaving bool) (map[string]int64, e
 
 // done tells of a transfer that has happened and deletes what it replaced.
 func (t *transfer) done(kind event.Kind, old policy.Place) {
+	t.g.locks.lift(t.dest.at)
+	if kind == event.Moved {
+		t.g.locks.lift(t.at)
+	}
 	t.publish(kind, t.dest.at, t.at, t.info.IsDir(), t.info.Size)
 	if t.exists {
 		t.g.purge(t.m, old, t.cur.IsDir())
+	} else {
+		t.g.live.drop(t.m, old.Path)
 	}
 }
 
-// carry moves between datasources: copies, verifies, publishes the copy and only then takes the source away. The publish lock of the source
-// is held from before the copy on, so that nothing written meanwhile is lost.
-func (t *transfer) carry(ctx context.Context, opt MoveOptions) (created bool, err error) {
-	release, err := t.claim(ctx)
+// carry moves between file systems: copies everything, publishes the copy, and only then takes the source away, if it is still what was
+// copied. The publish locks of both are held from before the copy on, so nothing is written meanwhile through the gateway.
+func (t *transfer) carry(ctx context.Context, opt MoveOptions) error {
+	c, err := t.copyTree(ctx, opt, false)
 	if err != nil {
-		return false, err
+		return err
 	}
-	defer release()
-	if err := t.recheck(ctx, opt, policy.Delete); err != nil {
-		return false, err
-	}
-	if err := t.removable(ctx, &t.target, true); err != nil {
-		return false, err
-	}
-	usage, err := t.usage(ctx, true)
-	if err != nil {
-		return false, err
-	}
-	defer func() { t.quota.release() }()
-	staged, info, err := t.copyTree(ctx, opt, false)
-	if err != nil {
-		return false, err
-	}
-	steps, old := t.aside(t.info.IsDir())
-	land := t.entry(t.dest.ds, append(steps, stepOf(staged, t.dest.name, info))...)
-	left := policy.Place{Datasource: t.ds.cfg.Name, Path: newName(areaOld)}
-	leave := t.entry(t.ds, stepOf(t.name, left.Path, t.info))
-	leave.After = land.ID
-	change, undo := t.rows(usage, old)
+	steps, old := t.aside()
+	land := t.entry(t.dest.ds, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
+	left := t.g.newNameAs(t.op.m, t.name, discarded, carried)
+	leave := t.entry(t.ds, stepOf(t.name, left, t.info))
+	leave.After, leave.Digest = land.ID, c.digest
 	err = t.commit(ctx, func(tx *store.Tx) error {
-		tx.Collect(&t.g.journal, land)
-		tx.Collect(&t.g.journal, leave)
-		return change(tx)
-	})
+		err := t.moveRows(tx, land, old)
+		leave.Undo = inverse{Grants: land.Undo.Grants} // for a source that stays
+		return err
+	}, land, leave)
 	if err == nil {
-		if err = t.both(ctx, land, leave); errors.Is(err, errLanded) {
-			return false, err // what is left to do is in the journal
-		}
-		if err != nil {
-			t.takeBack(ctx, err, undo, land.ID, leave.ID)
+		if err = t.both(ctx, land, leave); err != nil {
+			leave.Undo = inverse{}
+			t.takeBack(ctx, err, land, leave)
 		}
 	}
 	if err != nil {
-		t.g.purge(t.m, t.dest.ds.place(staged), true)
-		return false, err
+		t.g.purge(t.m, t.dest.ds.place(c.staged), true)
+		t.g.live.drop(t.m, old.Path)
+		t.g.live.drop(t.op.m, left)
+		return err
 	}
-	t.g.journal.finish(land.ID)
-	t.g.journal.finish(leave.ID)
-	t.g.purge(t.op.m, left, t.info.IsDir())
+	t.g.live.drop(t.m, c.staged)
+	t.g.journal.finish(land, leave)
+	t.g.background("purge "+left, func(ctx context.Context) error {
+		defer t.g.live.drop(t.op.m, left)
+		return t.g.purgeSource(ctx, t.op.m, left, t.name)
+	})
 	t.done(event.Moved, old)
-	return !t.exists, nil
+	return nil
 }
 
-// both does the steps at the two ends of a move between datasources, all or none; errLanded says that all are done.
+// both does the steps at the two ends of a move between file systems, all or none.
 func (t *transfer) both(ctx context.Context, land, leave *entry) error {
 	err := t.forth(ctx, t.m, land)
+	if err == nil {
+		var now uint64
+		if now, err = treeDigest(ctx, t.op.m, t.name); err == nil && now != leave.Digest {
+			err = fault.New("gateway.move", t.path.String(), fault.Busy, errChanged)
+		}
+		if err == nil {
+			if err = t.forth(ctx, t.op.m, leave); errors.Is(err, errLanded) {
+				return nil // the source is gone; that it may come back after a power cut loses nothing
+			}
+		}
+		if err != nil {
+			t.back(ctx, t.m, land.Steps)
+		}
+		return err
+	}
 	if errors.Is(err, errLanded) {
 		// The copy may not last: the source must not go.
 		t.back(ctx, t.m, land.Steps)
 		return fault.New("gateway.move", t.dest.path.String(), fault.KindOf(err), errUnsure)
-	}
-	if err != nil {
-		return err
-	}
-	if err = t.forth(ctx, t.op.m, leave); err != nil && !errors.Is(err, errLanded) {
-		t.back(ctx, t.m, land.Steps)
 	}
 	return err
 }

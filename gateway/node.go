@@ -16,14 +16,14 @@ import (
 
 // node is a row: what the core remembers of a file or folder.
 type node struct {
-	id     int64
-	at     policy.Place
-	folder bool
-	size   int64
-	mtime  int64
-	fid    uint64
-	sums   string
-	owner  string
+	ID     int64        `json:"id"`
+	At     policy.Place `json:"at"`
+	Folder bool         `json:"folder,omitempty"`
+	Size   int64        `json:"size"`
+	MTime  int64        `json:"mtime"`
+	FID    uint64       `json:"fid"`
+	Sums   string       `json:"sums,omitempty"`
+	Owner  string       `json:"owner"`
 }
 
 // nodes writes the rows of files that were published in one shared transaction.
@@ -33,13 +33,13 @@ type nodes struct{ g *Gateway }
 func (n nodes) Flush(tx *store.Tx, items []any) error {
 	last := make(map[policy.Place]int, len(items))
 	for i, item := range items {
-		last[item.(*node).at] = i
+		last[item.(*node).At] = i
 	}
 	rows := make([][]any, 0, len(items))
 	now := n.g.now()
 	for i, item := range items {
-		if r := item.(*node); last[r.at] == i {
-			rows = append(rows, []any{r.id, r.at.Datasource, depthOf(r.at.Path), r.at.Path, flag(r.folder), r.size, r.mtime, int64(r.fid), r.sums, r.owner, now, now})
+		if r := item.(*node); last[r.At] == i {
+			rows = append(rows, []any{r.ID, r.At.Datasource, depthOf(r.At.Path), r.At.Path, flag(r.Folder), r.Size, r.MTime, int64(r.FID), r.Sums, r.Owner, now, now})
 		}
 	}
 	return tx.Insert(`INSERT INTO nodes (id, datasource, depth, path, folder, size, mtime, fid, sums, owner, created, changed)`,
@@ -49,7 +49,7 @@ func (n nodes) Flush(tx *store.Tx, items []any) error {
 
 // row is the node row of a file or folder as it is about to be published.
 func (o *op) row(at policy.Place, info mounts.Info, sums string) *node {
-	return &node{id: store.NewID(), at: at, folder: info.IsDir(), size: info.Size, mtime: info.ModTime.UnixNano(), fid: info.ID, sums: sums, owner: o.actor()}
+	return &node{ID: store.NewID(), At: at, Folder: info.IsDir(), Size: info.Size, MTime: info.ModTime.UnixNano(), FID: info.ID, Sums: sums, Owner: o.actor()}
 }
 
 // querier is what rows are read from: the committed state or a transaction.
@@ -57,14 +57,14 @@ type querier func(q string, args ...any) *sql.Row
 
 // loadNode returns the row of a place, and whether there is one.
 func loadNode(query querier, at policy.Place) (node, bool, error) {
-	n := node{at: at}
+	n := node{At: at}
 	var folder, fid int64
 	err := query(`SELECT id, folder, size, mtime, fid, sums, owner FROM nodes WHERE datasource = $1 AND depth = $2 AND path = $3`,
-		at.Datasource, depthOf(at.Path), at.Path).Scan(&n.id, &folder, &n.size, &n.mtime, &fid, &n.sums, &n.owner)
+		at.Datasource, depthOf(at.Path), at.Path).Scan(&n.ID, &folder, &n.Size, &n.MTime, &fid, &n.Sums, &n.Owner)
 	if errors.Is(err, sql.ErrNoRows) {
 		return n, false, nil
 	}
-	n.folder, n.fid = folder != 0, uint64(fid)
+	n.Folder, n.FID = folder != 0, uint64(fid)
 	return n, err == nil, fault.Wrap("gateway.node", at.Path, err)
 }
 

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"cellgate/gateway/event"
@@ -55,7 +54,8 @@ var (
 	errRefused  = errors.New("the rights do not allow it")
 	errVirtual  = errors.New("this folder is made of workspaces; an admin changes those")
 	errReadOnly = errors.New("the datasource is read-only")
-	errRoot     = errors.New("this folder is the root of a workspace")
+	errRoot     = errors.New("this folder is or holds the root of a workspace")
+	errMoved    = errors.New("the workspace has changed")
 )
 
 // op is one operation of a session from begin to end.
@@ -69,6 +69,7 @@ type op struct {
 	target              // what the operation is about
 	m      *mounted     // its open backend, nil when virtual
 	known  bool         // the subject may know whether it exists
+	asked  string       // the name of the target before links in it were followed
 	other  Path         // the second path of a move or copy
 	denied policy.Place // set once rights refused something
 }
@@ -108,6 +109,7 @@ func (o *op) start(ctx context.Context, p Path, acts []policy.Action) (err error
 	if o.virtual() {
 		return o.startVirtual()
 	}
+	o.asked = o.name
 	o.m, err = o.ready(ctx, &o.target, acts)
 	return err
 }
@@ -297,23 +299,22 @@ func (o *op) also(ctx context.Context, p Path, acts ...policy.Action) (target, *
 	return t, m, err
 }
 
-// again asks once more for act on the operation's target when rights or users have changed since begin: the body of an upload may have
-// taken hours.
+// again asks once more for one of acts on the operation's target: the body of an upload may have taken hours, in which rights, users,
+// workspaces and the time of day have changed.
 func (o *op) again(ctx context.Context, acts ...policy.Action) error {
 	b, err := o.s.current(ctx)
 	if err != nil {
 		return err
 	}
-	if b == o.b {
-		return nil
-	}
-	o.b = b
-	t, err := b.resolve(o.path)
-	if err != nil {
-		return err
-	}
-	if t.ds == nil || t.ds.cfg.Name != o.ds.cfg.Name || t.name != o.name {
-		return fault.New("gateway.begin", o.path.String(), fault.NotExist, errors.New("the workspace has changed"))
+	if b != o.b {
+		o.b = b
+		t, err := b.resolve(o.path)
+		if err != nil {
+			return err
+		}
+		if t.ds == nil || t.ds.cfg.Name != o.ds.cfg.Name || t.name != o.asked {
+			return fault.New("gateway.begin", o.path.String(), fault.NotExist, errMoved)
+		}
 	}
 	o.env.Time = o.g.clock.Now()
 	var first error
@@ -340,11 +341,17 @@ func (o *op) fail(err error) error {
 		return nil
 	}
 	kind := fault.KindOf(err)
-	if o.denied != (policy.Place{}) {
+	if o.denied == (policy.Place{}) && kind == fault.Denied {
+		o.denied = o.at
+	}
+	if o.denied != (policy.Place{}) || kind == fault.Denied {
 		o.g.stats.refused.Add(1)
-		r := o.record(fault.Denied.String())
-		r.Place = o.denied.String()
-		o.g.audit.Note(r)
+		// One record a minute for the same place: who knocks all day long does not fill the log.
+		if !o.s.core.refusals.again(o.denied, o.g.clock.Now()) {
+			r := o.record(fault.Denied.String())
+			r.Place = o.denied.String()
+			o.g.audit.Note(r)
+		}
 	}
 	return fault.New("gateway."+o.verb.String(), o.path.String(), kind, err)
 }
@@ -366,38 +373,34 @@ func (o *op) record(outcome string) audit.Record {
 
 func (o *op) actor() string { return o.s.Subject().Login }
 
-// commit writes change and the audit record in one transaction. Once it has begun it is not interrupted: the outcome must be known.
-func (o *op) commit(ctx context.Context, change func(tx *store.Tx) error) error {
+// commit writes change, the journal entries of what is still to be done, and the audit record in one transaction. Once it has begun it is
+// not interrupted: the outcome must be known.
+func (o *op) commit(ctx context.Context, change func(tx *store.Tx) error, entries ...*entry) error {
+	ctx = context.WithoutCancel(ctx)
 	r := o.record("ok")
-	return o.g.db.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
-		if change != nil {
-			if err := change(tx); err != nil {
-				return err
-			}
+	err := o.g.db.Update(ctx, func(tx *store.Tx) error {
+		if err := change(tx); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			tx.Collect(&o.g.journal, e)
 		}
 		tx.Collect(sweeper{&o.g.journal}, nil)
 		o.g.audit.Append(tx, r)
 		return nil
 	})
-}
-
-// takeBack undoes a committed transaction whose last step on the backend failed, and records that.
-func (o *op) takeBack(ctx context.Context, cause error, undo func(tx *store.Tx) error, entries ...any) {
-	r := o.record("failed")
-	r.Detail = fmt.Sprint(r.Detail, " ", fault.KindOf(cause))
-	err := o.g.db.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
-		if err := undo(tx); err != nil {
-			return err
-		}
-		if err := deleteIDs(tx, `DELETE FROM journal WHERE id IN `, entries); err != nil {
-			return err
-		}
-		o.g.audit.Append(tx, r)
-		return nil
-	})
-	if err != nil {
-		o.g.log.Error("an operation failed and could not be taken back; it is at the next start", "path", o.path, "err", err)
+	if err == nil || len(entries) == 0 || !passing(err) {
+		return err
 	}
+	// The answer may be lost, not the transaction: the entry tells.
+	switch there, qerr := o.g.journal.holds(ctx, entries[0].ID); {
+	case qerr != nil:
+		o.g.journal.suspect(entries...)
+		return err
+	case there:
+		return nil
+	}
+	return err
 }
 
 // publish tells the bus what happened.

@@ -112,11 +112,14 @@ func (s *Session) PatchProps(ctx context.Context, p Path, changes []PropChange, 
 	if err != nil {
 		return err
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path})
 	if err != nil {
 		return err
 	}
 	defer release()
+	if err := o.again(ctx, policy.Modify, policy.Create); err != nil {
+		return err
+	}
 	if info, err = o.changing(ctx, cond); err != nil {
 		return err
 	}
@@ -154,27 +157,27 @@ func (o *op) patch(tx *store.Tx, info mounts.Info, changes []PropChange) error {
 	if !ok {
 		// A node that came from outside: nobody's quota counts it.
 		row := o.row(o.at, info, "")
-		row.owner, row.size = "", max(info.Size, 0)
+		row.Owner, row.Size = "", max(info.Size, 0)
 		if err := (nodes{o.g}).Flush(tx, []any{row}); err != nil {
 			return err
 		}
-		n.id = row.id
+		n.ID = row.ID
 	}
 	for _, c := range changes {
 		if c.Remove {
-			if _, err := tx.Exec(`DELETE FROM props WHERE node = $1 AND space = $2 AND name = $3`, n.id, c.Space, c.Name); err != nil {
+			if _, err := tx.Exec(`DELETE FROM props WHERE node = $1 AND space = $2 AND name = $3`, n.ID, c.Space, c.Name); err != nil {
 				return err
 			}
 			continue
 		}
 		_, err := tx.Exec(`INSERT INTO props (node, space, name, value) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (node, space, name) DO UPDATE SET value = excluded.value`, n.id, c.Space, c.Name, bytes.Clone(c.Value))
+			ON CONFLICT (node, space, name) DO UPDATE SET value = excluded.value`, n.ID, c.Space, c.Name, bytes.Clone(c.Value))
 		if err != nil {
 			return err
 		}
 	}
 	var count int
-	if err := tx.QueryRow(`SELECT count(*) FROM props WHERE node = $1`, n.id).Scan(&count); err != nil {
+	if err := tx.QueryRow(`SELECT count(*) FROM props WHERE node = $1`, n.ID).Scan(&count); err != nil {
 		return err
 	}
 	if count > o.g.limits.Props {
@@ -194,11 +197,14 @@ func (s *Session) SetModTime(ctx context.Context, p Path, t time.Time) (err erro
 	if !ok {
 		return fault.New("gateway.set-time", p.String(), fault.Unsupported, nil)
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path})
 	if err != nil {
 		return err
 	}
 	defer release()
+	if err := o.again(ctx, policy.Modify, policy.Create); err != nil {
+		return err
+	}
 	info, err := o.changing(ctx, Cond{})
 	if err != nil {
 		return err

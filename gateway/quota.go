@@ -76,20 +76,35 @@ func (w *workspace) scope(r root, login string) string {
 // hold is the quota of one operation that adds bytes.
 type hold struct {
 	o      *op
-	scopes []string
+	scopes []string // the user's own first
 	book   *quota.Reservation
-	old    int64 // bytes that go when the new ones come
 
 	mu   sync.Mutex
+	old  int64 // bytes that go when the new ones come, guarded by mu
 	size int64 // new bytes so far, guarded by mu
 }
 
 // reserve sets aside what size new bytes need beyond the old ones that they replace. A size not yet known is -1: grow follows it.
 func (o *op) reserve(ctx context.Context, t *target, size, old int64) (*hold, error) {
-	h := &hold{o: o, scopes: o.scopes(t), old: max(old, 0), size: max(size, 0)}
 	if err := o.limitTemplates(ctx, t); err != nil {
 		return nil, err
 	}
+	h := &hold{o: o, scopes: o.scopes(t)}
+	if old > 0 {
+		// What somebody else wrote makes no room on this user's quota.
+		if _, limit, err := o.g.quota.Usage(ctx, h.scopes[0]); err != nil {
+			return nil, err
+		} else if limit >= 0 {
+			was, had, err := o.g.node(ctx, t.at)
+			if err != nil {
+				return nil, err
+			}
+			if !had || was.Owner != o.actor() {
+				old = 0
+			}
+		}
+	}
+	h.old, h.size = max(old, 0), max(size, 0)
 	var err error
 	h.book, err = o.g.quota.Reserve(ctx, h.scopes, max(h.size-h.old, 0))
 	return h, err
@@ -120,16 +135,31 @@ func (h *hold) grow(total int64) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	need := max(total-h.old, 0) - max(h.size-h.old, 0)
 	if total <= h.size {
 		return nil
 	}
-	if h.book != nil {
-		if err := h.book.Grow(need); err != nil {
+	return h.need(total, h.old)
+}
+
+// rebase tells that fewer bytes than thought will go when the new ones come.
+func (h *hold) rebase(old int64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if old >= h.old {
+		return nil
+	}
+	return h.need(h.size, old)
+}
+
+// need sets aside what size new bytes instead of old ones need beyond what is. The caller holds mu.
+func (h *hold) need(size, old int64) error {
+	more := max(size-old, 0) - max(h.size-h.old, 0)
+	if h.book != nil && more > 0 {
+		if err := h.book.Grow(more); err != nil {
 			return err
 		}
 	}
-	h.size = total
+	h.size, h.old = size, old
 	return nil
 }
 
@@ -139,23 +169,40 @@ func (h *hold) release() {
 	}
 }
 
-// settle turns the reservation into usage: size bytes now, where old bytes were. What another user wrote before no longer counts on that
-// user. Node rows say who that was; a file without one counted on nobody.
-func (h *hold) settle(tx *store.Tx, size, old int64, was node, had bool) {
+// usage is what the scopes count when size bytes come where old bytes were. What another user wrote before no longer counts on that user.
+// Node rows say who that was; a file without one counted on nobody.
+func (h *hold) usage(size, old int64, was node, had bool) map[string]int64 {
 	deltas := make(map[string]int64, len(h.scopes)+1)
 	for _, s := range h.scopes {
 		deltas[s] = size - old
 	}
 	deltas[h.scopes[0]] = size
-	if had && !was.folder && was.owner != "" {
-		deltas[userScope(was.owner)] -= was.size
+	if had && !was.Folder && was.Owner != "" {
+		deltas[userScope(was.Owner)] -= was.Size
 	}
-	h.o.g.count(tx, deltas, 1)
+	return deltas
 }
 
-// unsettle is settle taken back.
-func (h *hold) unsettle(tx *store.Tx, size, old int64, was node, had bool) {
-	h.settle(tx, -size, -old, node{owner: was.owner, size: -was.size, folder: was.folder}, had)
+// negated returns deltas the other way round.
+func negated(deltas map[string]int64) map[string]int64 {
+	other := make(map[string]int64, len(deltas))
+	for scope, delta := range deltas {
+		if delta != 0 {
+			other[scope] = -delta
+		}
+	}
+	return other
+}
+
+// sum adds up deltas.
+func sum(all ...map[string]int64) map[string]int64 {
+	total := make(map[string]int64)
+	for _, deltas := range all {
+		for scope, delta := range deltas {
+			total[scope] += delta
+		}
+	}
+	return total
 }
 
 // count adds deltas to the usage of scopes, times sign.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
@@ -23,8 +24,9 @@ type File struct {
 	pos    int64
 
 	mu     sync.Mutex
-	bound  *bound // under which the right was last seen, guarded by mu
-	closed bool   // guarded by mu
+	bound  *bound    // under which the right was last seen, guarded by mu
+	seen   time.Time // when it was, guarded by mu
+	closed bool      // guarded by mu
 }
 
 var errSeek = errors.New("seek before the start")
@@ -49,7 +51,7 @@ func (s *Session) Open(ctx context.Context, p Path) (_ *File, err error) {
 }
 
 func (o *op) open(ctx context.Context) (*File, error) {
-	f := &File{o: o, bound: o.b}
+	f := &File{o: o, bound: o.b, seen: o.env.Time}
 	info, err := o.openRandom(ctx, f)
 	if f.random == nil && (err == nil || fault.KindOf(err) != fault.NotExist) {
 		// Not a plain file of a backend with random access: look closer.
@@ -122,10 +124,11 @@ func (f *File) Allowed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b == f.bound {
+	now := f.o.g.clock.Now()
+	if b == f.bound && now.Sub(f.seen) < rightsAge && !now.Before(f.seen) {
 		return nil
 	}
-	f.o.env.Time = f.o.g.clock.Now()
+	f.o.env.Time = now
 	if d := b.view.Decide(policy.Download, f.o.at, f.o.about(&f.o.target)); !d.Allowed {
 		kind := fault.Denied
 		if !d.Known {
@@ -136,9 +139,12 @@ func (f *File) Allowed(ctx context.Context) error {
 	if t, err := b.resolve(f.info.Path); err != nil || t.ds == nil {
 		return fault.New("gateway.File", f.info.Path.String(), fault.NotExist, err)
 	}
-	f.bound = b
+	f.bound, f.seen = b, now
 	return nil
 }
+
+// rightsAge is how long a right that was seen holds while nobody changes any: grants expire and office hours end without anybody's doing.
+const rightsAge = time.Second
 
 // ReadAt implements io.ReaderAt.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
@@ -197,8 +203,24 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// copyStep is how much is sent between two looks at whether it still may be.
-const copyStep = 4 << 20
+// How much is sent between two looks at whether it still may be: more and more to a client that takes it quickly, and little to a slow one,
+// so that a revoked right ends a download within about two seconds.
+const (
+	firstStep = 512 << 10
+	lastStep  = 8 << 20
+	leastStep = 32 << 10
+)
+
+// nextStep is how much to send after a step that took so long.
+func nextStep(step int64, took time.Duration) int64 {
+	switch {
+	case took < 200*time.Millisecond:
+		return min(2*step, lastStep)
+	case took > time.Second:
+		return max(step/4, leastStep)
+	}
+	return step
+}
 
 // CopyTo writes n bytes from off to w and returns how many it wrote. A local file in the clear goes out by sendfile when w can
 // (io.ReaderFrom). It moves the position. For one goroutine.
@@ -217,11 +239,11 @@ func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written i
 		}
 		defer stream.Close()
 	}
-	for written < n {
+	for size := int64(firstStep); written < n; {
 		if err := f.Allowed(ctx); err != nil {
 			return written, err
 		}
-		step := min(n-written, copyStep)
+		step, start := min(n-written, size), time.Now()
 		var k int64
 		switch {
 		case local:
@@ -235,6 +257,7 @@ func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written i
 		if err != nil {
 			return written, err
 		}
+		size = nextStep(size, time.Since(start))
 	}
 	return written, nil
 }

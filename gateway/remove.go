@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"strconv"
 
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
@@ -24,11 +23,14 @@ func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
 	if _, err := o.stat(ctx, o.m, &o.target, false, policy.Create); err != nil && fault.KindOf(err) != fault.NotExist {
 		return err
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path})
 	if err != nil {
 		return err
 	}
 	defer release()
+	if err := o.again(ctx, policy.Create); err != nil {
+		return err
+	}
 	if err := o.unlocked(&o.target, lockScope{member: true}); err != nil {
 		return err
 	}
@@ -38,8 +40,14 @@ func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
 	if err := o.parentOf(ctx, o.m, &o.target); err != nil {
 		return err
 	}
-	// The folder is made in the gateway's area first, so that what is left to do after the transaction is one rename, as for files.
-	staged := newName(areaTmp)
+	return o.mkdir(ctx)
+}
+
+// mkdir makes the folder in the gateway's area first, so that what is left to do after the transaction is one rename, as for files. The
+// caller holds the publish lock.
+func (o *op) mkdir(ctx context.Context) error {
+	staged := o.g.newName(o.m, o.name, staging)
+	defer o.g.live.drop(o.m, staged)
 	if err := o.m.Mkdir(ctx, staged); err != nil {
 		return err
 	}
@@ -48,19 +56,18 @@ func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
 		return err
 	}
 	row := o.row(o.at, info, "")
-	row.size = 0
+	row.Size = 0
 	e := o.entry(o.ds, stepOf(staged, o.name, info))
-	undo := func(tx *store.Tx) error { return deleteNodes(tx, o.at.Datasource, o.at.Path) }
+	e.Undo = inverse{Gone: &o.at}
 	err = o.commit(ctx, func(tx *store.Tx) error {
 		if err := deleteNodes(tx, o.at.Datasource, o.at.Path); err != nil { // of something that vanished from outside
 			return err
 		}
-		tx.Collect(&o.g.journal, e)
 		tx.Collect(nodes{o.g}, row)
 		return nil
-	})
+	}, e)
 	if err == nil {
-		err = o.perform(ctx, o.m, e, undo)
+		err = o.perform(ctx, o.m, e)
 	}
 	if err != nil {
 		if rerr := o.m.Remove(context.WithoutCancel(ctx), staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
@@ -71,9 +78,6 @@ func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
 	o.publish(event.Created, o.at, policy.Place{}, true, 0)
 	return nil
 }
-
-// newName returns a name in one of the gateway's own folders that nothing else has.
-func newName(dir string) string { return dir + "/" + strconv.FormatInt(store.NewID(), 36) }
 
 // RemoveOptions are the wishes that travel with a removal.
 type RemoveOptions struct {
@@ -91,16 +95,16 @@ func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err er
 		return err
 	}
 	defer o.end(&err)
-	if o.isRoot() {
-		return fault.New("gateway.remove", p.String(), fault.Denied, errRoot)
-	}
 	if _, err := o.stat(ctx, o.m, &o.target, false, policy.Delete); err != nil {
 		return err
+	}
+	if o.b.holdsRoot(o.at) {
+		return fault.New("gateway.remove", p.String(), fault.Denied, errRoot)
 	}
 	if err := o.removable(ctx, &o.target, opt.Recursive); err != nil {
 		return err
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name, tree: true})
+	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path, tree: true})
 	if err != nil {
 		return err
 	}
@@ -123,7 +127,7 @@ func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err er
 			return err
 		}
 	}
-	return o.remove(ctx, info)
+	return o.remove(ctx, info, opt.Recursive)
 }
 
 // removable asks for the rights and locks of a removal: of the node, and of everything below it.
@@ -149,58 +153,48 @@ func (o *op) empty(ctx context.Context) error {
 
 // remove takes the target out of the tree in one rename and deletes it afterwards, in the background when it is a folder. The caller holds
 // the publish lock of the tree.
-func (o *op) remove(ctx context.Context, info mounts.Info) error {
+func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	gone, err := o.freed(ctx, o.m, &o.target, info)
 	if err != nil {
 		return err
 	}
-	aside := newName(areaOld)
-	e := o.entry(o.ds, stepOf(o.name, aside, info))
+	aside := o.g.newName(o.m, o.name, discarded)
 	old := policy.Place{Datasource: o.ds.cfg.Name, Path: aside}
-	var rows map[string]int64
+	e := o.entry(o.ds, stepOf(o.name, aside, info))
 	err = o.commit(ctx, func(tx *store.Tx) error {
-		var err error
-		if rows, err = usageBelow(tx, o.at); err != nil {
+		rows, err := usageBelow(tx, o.at)
+		if err != nil {
 			return err
 		}
-		o.g.count(tx, gone, -1)
-		o.g.count(tx, owners(rows), -1)
-		if err := o.g.locks.forget(tx, o.at); err != nil {
-			return err
-		}
-		tx.Collect(&o.g.journal, e)
+		usage := sum(gone, owners(rows))
+		o.g.count(tx, usage, -1)
+		e.Undo = inverse{Moves: []shift{{old, o.at}}, Usage: usage}
 		return moveNodes(tx, o.at, old)
-	})
+	}, e)
+	if err == nil {
+		if err = o.perform(ctx, o.m, e); err == nil && info.IsDir() && !tree {
+			err = o.onlyEmpty(ctx, e, aside)
+		}
+	}
 	if err != nil {
+		o.g.live.drop(o.m, aside)
 		return err
 	}
-	err = o.perform(ctx, o.m, e, func(tx *store.Tx) error {
-		o.g.count(tx, gone, 1)
-		o.g.count(tx, owners(rows), 1)
-		return moveNodes(tx, old, o.at)
-	})
-	if err != nil {
-		return err
-	}
+	o.g.locks.lift(o.at)
 	o.publish(event.Deleted, o.at, policy.Place{}, info.IsDir(), info.Size)
 	o.g.purge(o.m, old, info.IsDir())
 	return nil
 }
 
-// purge deletes what was put aside, with its rows. A failure is no failure of the operation: the next start tries again.
-func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
-	g.journal.discard(old)
-	if folder {
-		g.purging.Store(old, true)
-		g.background("purge "+old.Path, func(ctx context.Context) error {
-			defer g.purging.Delete(old)
-			return removeAll(ctx, m, old.Path)
-		})
-		return
+// onlyEmpty deletes the folder that was put aside. When it holds something after all, be it what no listing shows, it goes back.
+func (o *op) onlyEmpty(ctx context.Context, e *entry, aside string) error {
+	err := o.m.Remove(ctx, aside)
+	if err == nil || fault.KindOf(err) != fault.NotEmpty {
+		return nil
 	}
-	if err := m.Remove(g.life, old.Path); err != nil && fault.KindOf(err) != fault.NotExist {
-		g.log.Warn("a removed file still takes space until the next start", "name", old.Path, "err", err)
-	}
+	o.back(ctx, o.m, e.Steps)
+	o.takeBack(ctx, err, e)
+	return err
 }
 
 // freed returns what the workspaces with a quota get back when t goes: its files' sizes, looked up only if somebody counts.

@@ -66,16 +66,20 @@ func parseRoot(s string) (root, error) {
 	return r, nil
 }
 
-// expand returns the root's path for one user, in which login and group are whole names, never paths with a meaning of their own.
+// expand returns the root's path for one user. It fails for one who has none: a user of the topmost group has no folder of a group.
 func (r root) expand(sub *policy.Subject) (string, error) {
 	if !r.template {
 		return r.path, nil
 	}
-	p, err := ParsePath(strings.NewReplacer("{login}", sub.Login, "{group}", strings.Trim(sub.Group, "/")).Replace(r.path))
-	if err != nil {
-		return "", err
+	group := strings.Trim(sub.Group, "/")
+	if group == "" && strings.Contains(r.path, "{group}") {
+		return "", errTemplate // of nobody, not of everybody
 	}
-	return join(".", p.s), nil
+	p, err := ParsePath(strings.NewReplacer("{login}", sub.Login, "{group}", group).Replace(r.path))
+	if err == nil && reserved(p.s) {
+		err = errTemplate
+	}
+	return join(".", p.s), err
 }
 
 func newWorkspace(w Workspace) (*workspace, error) {
@@ -132,9 +136,16 @@ func (g *Gateway) Reload(ctx context.Context) error {
 			next.datasources[cfg.Name] = was
 			continue
 		}
-		ds := &datasource{g: g, cfg: cfg, serial: new(serial), since: g.clock.Now()}
+		ds := &datasource{g: g, cfg: cfg, since: g.clock.Now()}
 		if was != nil {
-			ds.serial = was.serial
+			ds.lasting = was.lasting
+		} else {
+			ds.lasting = &lasting{serial: new(serial)}
+			blind, err := g.db.Setting(ctx, "datasource."+cfg.Name+".case")
+			if err != nil {
+				return err
+			}
+			ds.blind.Store(blind != "")
 		}
 		next.datasources[cfg.Name] = ds
 	}

@@ -44,7 +44,8 @@ type core struct {
 	bound  atomic.Pointer[bound]
 	mu     sync.Mutex // one rebinding at a time
 	budget *budget
-	reads  readLog
+
+	reads, refusals readLog
 }
 
 // bound is a subject's rights as compiled from one state of users, grants and workspaces.
@@ -53,7 +54,8 @@ type bound struct {
 	view  *policy.View
 	snap  *policy.Snapshot
 	table *table
-	roots map[string][]string // expanded root paths of the template workspaces, by slug
+	roots map[string][]string // expanded root paths of all workspaces, by slug; "" where the subject has none
+	fixed []policy.Place      // the same as places
 }
 
 // Session returns the tree of sub.
@@ -81,6 +83,9 @@ func (s *Session) current(ctx context.Context) (*bound, error) {
 	}
 	s.core.mu.Lock()
 	defer s.core.mu.Unlock()
+	if now := s.core.bound.Load(); now != b {
+		return now, nil // another goroutine was quicker
+	}
 	sub, err := s.g.ident.Refresh(ctx, s.core.bound.Load().sub)
 	if err != nil {
 		return nil, err
@@ -106,6 +111,9 @@ func (g *Gateway) bind(sub *policy.Subject) *bound {
 				b.roots[slug] = make([]string, len(w.roots))
 			}
 			b.roots[slug][i] = path
+			if path != "" {
+				b.fixed = append(b.fixed, b.table.place(r.datasource, path))
+			}
 			if !r.template || path == "" {
 				continue
 			}
@@ -134,8 +142,19 @@ type target struct {
 
 func (t target) virtual() bool { return t.ds == nil }
 
-// isRoot reports whether the target is the folder that a workspace's root names: it cannot be moved, replaced or deleted.
+// isRoot reports whether the target is the folder that its workspace's root names.
 func (t target) isRoot() bool { return t.ds != nil && t.name == t.root }
+
+// holdsRoot reports whether a place is or holds the folder that a root of any workspace names: it cannot be moved, replaced or deleted, by
+// whichever way it is reached.
+func (b *bound) holdsRoot(at policy.Place) bool {
+	for _, r := range b.fixed {
+		if r.Datasource == at.Datasource && within(at.Path, r.Path) {
+			return true
+		}
+	}
+	return false
+}
 
 // resolve finds what p stands for. It does not ask for rights. A reserved name anywhere does not exist.
 func (b *bound) resolve(p Path) (target, error) {
@@ -189,13 +208,13 @@ func (s *Session) coming(size int64) *Session {
 	return &c
 }
 
-// readLog remembers what a session read last, so that a player seeking through a film is one record in the audit log and not a thousand.
+// readLog remembers what a session did last, so that a player seeking through a film is one record in the audit log and not a thousand.
 type readLog struct {
 	mu   sync.Mutex
 	last map[policy.Place]time.Time
 }
 
-// again reports whether the place was read within the last minute, and notes that it is being read.
+// again reports whether the place was noted within the last minute, and notes it otherwise.
 func (l *readLog) again(at policy.Place, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

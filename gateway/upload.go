@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,10 +41,10 @@ type Upload struct {
 
 	next int64        // where Write goes on
 	size atomic.Int64 // highest byte written
-	held atomic.Int64 // staged bytes on the user's budget
 
 	mu   sync.Mutex
-	over bool // guarded by mu
+	over bool  // guarded by mu
+	held int64 // staged bytes on the user's budget, guarded by mu
 }
 
 var errOver = errors.New("the upload has ended")
@@ -108,8 +107,14 @@ func (u *Upload) judge(ctx context.Context) (cur mounts.Info, exists bool, err e
 			return cur, exists, err
 		}
 	}
+	old := int64(0)
+	if exists {
+		old = cur.Size
+	}
 	if u.quota == nil {
-		u.quota, err = o.reserve(ctx, &o.target, u.opt.Size, cur.Size)
+		u.quota, err = o.reserve(ctx, &o.target, u.opt.Size, old)
+	} else {
+		err = u.quota.rebase(old)
 	}
 	return cur, exists, err
 }
@@ -168,8 +173,11 @@ func (o *op) stage(ctx context.Context, m *mounted) (mounts.RandomFile, string, 
 	if m.random == nil {
 		return nil, "", fault.New("gateway.stage", o.path.String(), fault.Unsupported, errors.New("the backend has no random access"))
 	}
-	name := areaTmp + "/" + strconv.FormatInt(store.NewID(), 36)
+	name := o.g.newName(m, o.name, staging)
 	f, err := m.random.OpenFile(ctx, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0)
+	if err != nil {
+		o.g.live.drop(m, name)
+	}
 	return f, name, err
 }
 
@@ -212,21 +220,26 @@ func (u *Upload) writeAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// grow accounts for a file that now ends at end.
+// grow accounts for a file that now ends at end, before it is written. What is refused is not counted.
 func (u *Upload) grow(end int64) error {
-	for {
-		size := u.size.Load()
-		if end <= size {
-			return nil
-		}
-		if u.size.CompareAndSwap(size, end) {
-			if err := u.o.s.core.budget.stage(end - size); err != nil {
-				return err
-			}
-			u.held.Add(end - size)
-			return u.quota.grow(end)
-		}
+	if end <= u.size.Load() {
+		return nil
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	size := u.size.Load()
+	if end <= size {
+		return nil
+	}
+	if err := u.o.s.core.budget.stage(end - size); err != nil {
+		return err
+	}
+	if err := u.quota.grow(end); err != nil {
+		return errors.Join(err, u.o.s.core.budget.stage(size-end))
+	}
+	u.held += end - size
+	u.size.Store(end)
+	return nil
 }
 
 // buffers are what bodies pass through: large, so that a fast client costs few calls, and shared, so that memory does not grow with clients
@@ -314,8 +327,9 @@ func (u *Upload) drop(err *error) {
 			u.o.g.log.Warn("a staged file is left behind until the next start", "name", u.staged, "err", rerr)
 		}
 	}
+	u.o.g.live.drop(u.o.m, u.staged)
 	u.quota.release()
-	_ = u.o.s.core.budget.stage(-u.held.Load())
+	_ = u.o.s.core.budget.stage(-u.held)
 	u.o.s.core.budget.close()
 }
 
@@ -334,18 +348,11 @@ func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) 
 	if err := u.settle(ctx); err != nil {
 		return Info{}, false, err
 	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.name})
+	cur, exists, release, err := u.claim(ctx)
 	if err != nil {
 		return Info{}, false, err
 	}
 	defer release()
-	if err := o.again(ctx, u.acts...); err != nil {
-		return Info{}, false, err
-	}
-	cur, exists, err := u.judge(ctx)
-	if err != nil {
-		return Info{}, false, err
-	}
 	if exists {
 		if err := o.keepMode(ctx, u.staged, cur); err != nil {
 			return Info{}, false, err
@@ -369,6 +376,34 @@ func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) 
 	}
 	return o.info(o.path, info), !exists, nil
 }
+
+// claim takes the publish lock of the target and asks everything once more under it. Following a link may show that the target is elsewhere
+// than it was: then it is that place's lock that counts.
+func (u *Upload) claim(ctx context.Context) (cur mounts.Info, exists bool, release func(), err error) {
+	o := u.o
+	for range maxFollow {
+		at := o.at.Path
+		if release, err = o.ds.serial.claim(ctx, span{path: at}); err != nil {
+			return cur, false, nil, err
+		}
+		if err = o.again(ctx, u.acts...); err == nil {
+			cur, exists, err = u.judge(ctx)
+		}
+		if err == nil && o.at.Path == at {
+			return cur, exists, release, nil
+		}
+		release()
+		if err != nil {
+			return cur, false, nil, err
+		}
+	}
+	return cur, false, nil, fault.New("gateway.Upload", o.path.String(), fault.Busy, errLinks)
+}
+
+// maxFollow is how often the target of an upload may change by a link before it is given up.
+const maxFollow = 8
+
+var errLinks = errors.New("the links on the way keep changing")
 
 // settle makes the staged bytes durable and gives them their time.
 func (u *Upload) settle(ctx context.Context) error {
@@ -403,32 +438,30 @@ func (o *op) keepMode(ctx context.Context, staged string, cur mounts.Info) error
 
 // replace commits that the staged file becomes the target and makes it so. The caller holds the publish lock.
 func (o *op) replace(ctx context.Context, staged string, info, cur mounts.Info, exists bool, sums string, quota *hold) error {
-	was, had := node{}, false
 	row := o.row(o.at, info, sums)
 	e := o.entry(o.ds, stepOf(staged, o.name, info))
-	change := func(tx *store.Tx) (err error) {
+	err := o.commit(ctx, func(tx *store.Tx) error {
+		e.Undo = inverse{Gone: &o.at}
+		was, had := node{}, false
 		if exists {
+			var err error
 			if was, had, err = loadNode(tx.QueryRow, o.at); err != nil {
 				return err
 			}
 		}
-		tx.Collect(&o.g.journal, e)
-		tx.Collect(nodes{o.g}, row)
-		quota.settle(tx, info.Size, cur.Size, was, had)
-		return nil
-	}
-	undo := func(tx *store.Tx) error {
-		quota.unsettle(tx, info.Size, cur.Size, was, had)
-		if !had {
-			return deleteNodes(tx, o.at.Datasource, o.at.Path)
+		if had {
+			e.Undo = inverse{Was: &was}
 		}
-		tx.Collect(nodes{o.g}, &was)
+		usage := quota.usage(info.Size, cur.Size, was, had)
+		o.g.count(tx, usage, 1)
+		e.Undo.Usage = negated(usage)
+		tx.Collect(nodes{o.g}, row)
 		return nil
-	}
-	if err := o.commit(ctx, change); err != nil {
+	}, e)
+	if err != nil {
 		return err
 	}
-	if err := o.perform(ctx, o.m, e, undo); err != nil {
+	if err := o.perform(ctx, o.m, e); err != nil {
 		return err
 	}
 	kind := event.Created

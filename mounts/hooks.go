@@ -121,6 +121,10 @@ func (a *around) Provide(target any) (known, found bool) {
 		return provide(a, t, func(n Conditional) Conditional { return aroundConditional{a, n} })
 	case *PartPutter:
 		return provide(a, t, func(n PartPutter) PartPutter { return aroundParts{a, n} })
+	case *Purger:
+		return provide(a, t, func(n Purger) Purger { return aroundPurger{a, n} })
+	case *Partitioned:
+		return provide(a, t, func(n Partitioned) Partitioned { return n }) // as Features: no I/O, so nothing to stand round
 	}
 	return false, false
 }
@@ -283,4 +287,13 @@ func (w aroundParts) FinishParts(ctx context.Context, id string) (Info, error) {
 
 func (w aroundParts) AbortParts(ctx context.Context, id string) error {
 	return w.a.hooks.Call(ctx, "AbortParts", id, func() error { return w.next.AbortParts(ctx, id) })
+}
+
+type aroundPurger struct {
+	a    *around
+	next Purger
+}
+
+func (w aroundPurger) Purge(ctx context.Context, name string) error {
+	return w.a.hooks.Call(ctx, "Purge", name, func() error { return w.next.Purge(ctx, name) })
 }

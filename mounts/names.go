@@ -156,6 +156,20 @@ func isShort(s string) bool {
 	return strings.EqualFold(stem, Area[1:7]) || strings.EqualFold(stem[:2], Area[1:3]) && strings.Trim(stem[2:], "0123456789abcdefABCDEF") == ""
 }
 
+// InArea reports whether name is an Area or lies in one, be it that of the root or one further down.
+func InArea(name string) bool {
+	for {
+		i := strings.Index(name, Area)
+		if i < 0 {
+			return false
+		}
+		if end := i + len(Area); (i == 0 || name[i-1] == '/') && (end == len(name) || name[end] == '/') {
+			return true
+		}
+		name = name[i+1:] // begins with no dot, so no half segment passes for a whole one
+	}
+}
+
 // Below reports whether name is dir or lies below it.
 func Below(name, dir string) bool {
 	return dir == "." || name == dir || len(name) > len(dir) && name[len(dir)] == '/' && name[:len(dir)] == dir

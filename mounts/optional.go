@@ -103,6 +103,25 @@ type PartPutter interface {
 	AbortParts(ctx context.Context, id string) error
 }
 
+// Purger removes name with everything below it, whatever the names there are: also those that List leaves out because ValidName refuses them.
+// Symbolic links go and are not followed. Fails with NotExist, Invalid for the root, and Busy where another file system is mounted on it or
+// below, which stays untouched. A call that fails or whose ctx ends may have removed a part. Purge is the helper that falls back.
+type Purger interface {
+	Purge(ctx context.Context, name string) error
+}
+
+// Partitioned is a backend that holds several file systems, between which Rename is Unsupported. Each has an Area of its own, which whoever
+// uses it has to make. AreaOf is the helper that falls back.
+type Partitioned interface {
+	// Area returns the path of the Area on the file system that the parent of name lies on: "sub/mnt/.cellgate" for what is below the mount
+	// point "sub/mnt", ".cellgate" for the mount point itself and for all that lies on the datasource's own file system. The answer may be
+	// some seconds old and costs no system call then.
+	Area(name string) string
+
+	// Areas returns the Areas of all file systems there are now, that of the root first. They need not exist, nor be writable.
+	Areas() []string
+}
+
 // Provider is a transparent wrapper that stands before the capabilities below it, too. Provide fills target, a pointer to a capability's
 // interface variable; known is false for a type it has no form of, which As then looks for below.
 type Provider interface {

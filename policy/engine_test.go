@@ -166,7 +166,7 @@ func TestReplaceAndMove(t *testing.T) {
 			_, err := e.PutPolicy(tx, policy.Policy{Policy: guard.Policy{Name: "shut", Kind: guard.ACL}, Guards: []policy.Place{on("disk:/a/shut")}})
 			return err
 		})
-		update(t, db, func(tx *store.Tx) error { return e.MoveGrants(tx, on("disk:/a"), on("disk:/z/new")) })
+		move(t, db, e, "disk:/a", "disk:/z/new")
 		for at, want := range map[string]bool{"disk:/a": false, "disk:/a/secret": false, "disk:/z/new": true, "disk:/z/new/secret": false, "disk:/z/new/shut": false, "disk:/a-b": true,
 			"disk:/keep": true, "disk:/z": false} {
 			if got := may(e, policy.List, at); got != want {

@@ -5,9 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
-	"time"
 
 	"cellgate/internal/fault"
 	"cellgate/policy/guard"
@@ -150,108 +147,6 @@ func (e *Engine) ReplaceGrants(tx *store.Tx, source string, gs []Grant) (changed
 		changed = changed || c
 	}
 	return changed, nil
-}
-
-// MoveGrants has the grants and guards of a node and of all below it follow the node to another path or datasource. What was granted on the
-// target before stays beside them: a deny there still holds.
-func (e *Engine) MoveGrants(tx *store.Tx, from, to Place) error {
-	const op = "policy.MoveGrants"
-	if !fs.ValidPath(from.Path) || !fs.ValidPath(to.Path) || from.Path == "." || to.Path == "." {
-		return fault.New(op, from.Path, fault.Invalid, nil)
-	}
-	moved := func(path string) Place { return Place{to.Datasource, to.Path + path[len(from.Path):]} }
-	gs, err := queryGrants(tx.Query(grantColumns+` WHERE datasource = $1 AND (path = $2 OR path >= $3 AND path < $4) ORDER BY path, id`,
-		from.Datasource, from.Path, from.Path+"/", from.Path+"0"))
-	if err != nil {
-		return fault.Wrap(op, from.Path, err)
-	}
-	for _, g := range gs {
-		if err := e.DeleteGrant(tx, g.ID); err != nil {
-			return err
-		}
-	}
-	for _, g := range gs {
-		g.On = moved(g.On.Path)
-		if err := e.landGrant(tx, g); err != nil {
-			return fault.Wrap(op, from.Path, err)
-		}
-	}
-	return e.moveGuards(tx, from.Datasource, from.Path, moved)
-}
-
-// landGrant stores a grant that moved. Where a grant of the same source for the same principal lies already, neither may be lost: a deny wins,
-// else what both give is left, and nothing in common is a deny.
-func (e *Engine) landGrant(tx *store.Tx, g Grant) error {
-	old, err := queryGrants(tx.Query(grantColumns+` WHERE datasource = $1 AND path = $2 AND principal = $3 AND source = $4`,
-		g.On.Datasource, g.On.Path, string(g.To), g.Source))
-	if err != nil {
-		return err
-	}
-	if len(old) > 0 && g.Rights != Deny {
-		o := old[0]
-		both := o.Rights & g.Rights
-		switch {
-		case o.Rights == Deny:
-			return nil
-		case o.Policy == g.Policy && (both != 0 || g.Policy != ""):
-			g.Rights = both
-			if g.Expires.IsZero() || !o.Expires.IsZero() && o.Expires.Before(g.Expires) {
-				g.Expires = o.Expires
-			}
-		default:
-			g.Rights, g.Policy, g.Expires = Deny, "", time.Time{}
-		}
-	}
-	_, err = e.putGrant(tx, g)
-	return err
-}
-
-func (e *Engine) moveGuards(tx *store.Tx, ds, from string, moved func(string) Place) error {
-	const op = "policy.MoveGrants"
-	rows, err := tx.Query(`SELECT policy, path FROM guards WHERE datasource = $1 AND (path = $2 OR path >= $3 AND path < $4) ORDER BY policy, path`,
-		ds, from, from+"/", from+"0")
-	if err != nil {
-		return fault.Wrap(op, from, err)
-	}
-	defer rows.Close()
-	touched := map[string][]string{}
-	for rows.Next() {
-		var name, path string
-		if err := rows.Scan(&name, &path); err != nil {
-			return fault.Wrap(op, from, err)
-		}
-		touched[name] = append(touched[name], path)
-	}
-	if err := rows.Err(); err != nil {
-		return fault.Wrap(op, from, err)
-	}
-	rows.Close()
-	for name, paths := range touched {
-		for _, path := range paths {
-			if _, err := tx.Exec(`DELETE FROM guards WHERE policy = $1 AND datasource = $2 AND path = $3`, name, ds, path); err != nil {
-				return fault.Wrap(op, from, err)
-			}
-			at := moved(path)
-			if _, err := tx.Exec(`INSERT INTO guards (policy, datasource, path) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, name, at.Datasource, at.Path); err != nil {
-				return fault.Wrap(op, from, err)
-			}
-		}
-		e.collect(tx, func(s *state) {
-			p := s.policies[name]
-			guards := make([]Place, 0, len(p.Guards))
-			for _, at := range p.Guards {
-				if at.Datasource == ds && slices.Contains(paths, at.Path) {
-					at = moved(at.Path)
-				}
-				if !slices.Contains(guards, at) {
-					guards = append(guards, at)
-				}
-			}
-			p.Guards = guards
-			s.policies[name] = p
-		})
-	}
-	return nil
 }
 
 // Filter selects grants; a zero field selects all.

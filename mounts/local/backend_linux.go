@@ -35,6 +35,10 @@ type Backend struct {
 	kept   map[string]int // descriptors of folders in the Area, by name, guarded by keptMu
 	stale  []int          // those of folders that were deleted, guarded by keptMu
 
+	real    string // absolute path of the folder without links, "" when unknown
+	parts   atomic.Pointer[partitions]
+	partsMu sync.Mutex // held while parts is made anew
+
 	stageMu sync.Mutex
 	stages  map[uint64]*stage // by mount, guarded by stageMu
 	retired []*stage          // deleted by somebody, guarded by stageMu
@@ -52,6 +56,8 @@ var (
 	_ mounts.Xattrer      = (*Backend)(nil)
 	_ mounts.Watcher      = (*Backend)(nil)
 	_ mounts.Spacer       = (*Backend)(nil)
+	_ mounts.Purger       = (*Backend)(nil)
+	_ mounts.Partitioned  = (*Backend)(nil)
 )
 
 // open opens the folder, clears what dead processes left in its stages, and finds out what its file system can do.
@@ -67,6 +73,9 @@ func open(_ context.Context, s settings) (*Backend, error) {
 	}
 	b := &Backend{settings: s, root: fd, uid: os.Geteuid(), gid: os.Getegid(), done: make(chan struct{}), stages: map[uint64]*stage{}, kept: map[string]int{}}
 	b.gate.release = b.release
+	if real, err := os.Readlink(descriptorPath(fd)); err == nil {
+		b.real = real
+	}
 	where, err := statx(fd)
 	if err == nil {
 		b.dev, b.mount = where.dev, where.mount
@@ -276,8 +285,9 @@ func (b *Backend) parent(name string, synced bool) (int, string, error) {
 	return fd, base, err
 }
 
-// keep returns a lasting descriptor of a folder right below the Area: every write passes through one of those, and few exist. They are the
-// gateway's own, so nobody else moves them; one that was deleted all the same is opened anew.
+// keep returns a lasting descriptor of a folder right below the root's Area: every write passes through one of those, and few exist. They are
+// the gateway's own, so nobody else moves them; one that was deleted all the same is opened anew. Folders on other file systems, in Areas
+// further down or mounted within this one, are not kept: nobody could unmount them.
 func (b *Backend) keep(dir string) (int, bool) {
 	if up, _ := mounts.Split(dir); up != mounts.Area {
 		return -1, false
@@ -300,6 +310,9 @@ func (b *Backend) keep(dir string) (int, bool) {
 	fresh, err := b.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, false
+	}
+	if at, err := statx(fresh); err != nil || at.mount != b.mount {
+		return fresh, true // put closes it, as it is not kept
 	}
 	if ok {
 		b.stale = append(b.stale, fd) // somebody may be using it

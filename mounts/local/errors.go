@@ -18,6 +18,7 @@ var (
 	errFlag     = errors.New("unknown flag")
 	errUnsynced = errors.New("an earlier sync of this file failed")
 	errMissed   = errors.New("changes may have been missed")
+	errMounted  = errors.New("another file system is mounted there")
 	errWatches  = errors.New("too many folders to watch all of them")
 )
 

@@ -153,7 +153,7 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 		defer b.put(dst)
 	}
 	if err = b.rename(src, oldBase, dst, newBase); err == nil {
-		if mounts.Below(from, mounts.Area) {
+		if mounts.InArea(from) {
 			err = b.sync(dst) // a staged name that comes back after a power cut is cleared away at the next start
 		} else {
 			err = b.sync(dst, src)

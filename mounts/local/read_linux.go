@@ -168,7 +168,7 @@ func (b *Backend) create(name string, access int, mode fs.FileMode) (int, error)
 	if err != nil {
 		return -1, err
 	}
-	if err = unix.Fchmod(fd, uint32(mode)); err == nil && !mounts.Below(name, mounts.Area) {
+	if err = unix.Fchmod(fd, uint32(mode)); err == nil && !mounts.InArea(name) {
 		err = b.sync(dir) // what is staged is nothing yet
 	}
 	if err != nil {

@@ -56,6 +56,7 @@ var (
 	_ mounts.Spacer       = (*Backend)(nil)
 	_ mounts.Hasher       = (*Backend)(nil)
 	_ mounts.Conditional  = (*Backend)(nil)
+	_ mounts.Purger       = (*Backend)(nil)
 )
 
 // New returns an empty storage.

@@ -185,6 +185,39 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	}
 }
 
+// Purge implements mounts.Purger, in one step.
+func (b *Backend) Purge(ctx context.Context, name string) error {
+	if err := b.begin(ctx, "Purge", name, true); err != nil {
+		return err
+	}
+	if name == "." {
+		return fail("Purge", name, fault.Invalid, errRoot)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dir, base, kind := b.parent(name)
+	if kind == 0 && dir.children[base] == nil {
+		kind = fault.NotExist
+	}
+	if kind != 0 {
+		return fail("Purge", name, kind, nil)
+	}
+	todo := []*inode{dir.children[base]}
+	b.leave(dir, base)
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, child := range n.children {
+			todo = append(todo, child)
+		}
+		clear(n.children) // a listing that is under way ends
+		n.order = nil
+		b.drop(n)
+	}
+	b.tell(name)
+	return nil
+}
+
 // Rename implements mounts.Backend.
 func (b *Backend) Rename(ctx context.Context, from, to string) error {
 	if err := b.begin(ctx, "Rename", from, true); err != nil {

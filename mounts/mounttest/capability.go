@@ -58,6 +58,9 @@ func capabilityCalls(ctx context.Context, b mounts.Backend) map[string]func() er
 	if c, ok := mounts.As[mounts.Conditional](b); ok {
 		calls["Conditional"] = func() error { _, err := c.PutIf(ctx, "f", "x", strings.NewReader(""), mounts.PutOptions{}); return err }
 	}
+	if c, ok := mounts.As[mounts.Purger](b); ok {
+		calls["Purger"] = func() error { return c.Purge(ctx, "f") }
+	}
 	return calls
 }
 

@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) mounts.Backend) {
 		{"Features", testFeatures}, {"RandomAccess", testRandomAccess}, {"RandomAccessFlags", testRandomAccessFlags},
 		{"Link", testLink}, {"Symlink", testSymlink}, {"Times", testTimes}, {"Mode", testMode}, {"Truncate", testTruncate}, {"Xattr", testXattr},
 		{"Watch", testWatch}, {"Space", testSpace}, {"Hash", testHash}, {"Conditional", testConditional}, {"Parts", testParts},
+		{"Purge", testPurge}, {"Areas", testAreas},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -281,6 +282,7 @@ func testBadNames(t *testing.T, b mounts.Backend) {
 			"Put":       func() error { _, err := mounts.WriteFile(ctx, b, name, nil); return err },
 			"Mkdir":     func() error { return b.Mkdir(ctx, name) },
 			"Remove":    func() error { return b.Remove(ctx, name) },
+			"Purge":     func() error { return mounts.Purge(ctx, b, name) },
 			"Rename":    func() error { return b.Rename(ctx, name, "to") },
 			"Rename to": func() error { return b.Rename(ctx, "from", name) },
 		}

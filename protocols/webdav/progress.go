@@ -11,6 +11,9 @@ import (
 // 512 KiB in 45 s are 12 KB/s.
 const step = 512 << 10
 
+// least is how many bytes a client must send within Config.Stall: one that sends a byte now and then is not slow but idle.
+const least = 16 << 10
+
 // small answers pass without a timer of their own: they fit into the buffers of net/http and the kernel.
 const small = 16 << 10
 
@@ -39,6 +42,9 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // arm moves the deadline unless that was done a moment ago. Writers without deadlines (tests) are left alone.
 func (w *response) arm() {
+	if w.stall < 0 {
+		return
+	}
 	now := time.Now()
 	if w.armed && now.Before(w.next) {
 		return
@@ -126,7 +132,9 @@ type onlyWriter struct{ io.Writer }
 type body struct {
 	io.Reader
 	w      *response
-	next   time.Time
+	lack   int           // bytes that are to come before waited starts anew
+	waited time.Duration // for those bytes; time that the handler spends elsewhere is not the client's
+	until  time.Time     // the read deadline that is set
 	ended  bool
 	broken error
 }
@@ -135,26 +143,38 @@ func (b *body) start(r io.Reader, w *response) {
 	if r == nil {
 		r = http.NoBody
 	}
-	b.Reader, b.w = r, w
+	b.Reader, b.w, b.lack = r, w, least
 }
 
-// Read reads from the client, for at most the time a client may stall.
+// Read reads from the client, for at most the time a client may stall: it has to send least bytes in it, or end.
 func (b *body) Read(p []byte) (int, error) {
 	if b.ended {
 		return 0, io.EOF
 	}
-	if now := time.Now(); !now.Before(b.next) {
-		b.next = now.Add(b.w.stall / 4)
-		b.w.rc.SetReadDeadline(now.Add(b.w.stall))
+	if b.w.stall < 0 {
+		return b.note(b.Reader.Read(p))
+	}
+	start := time.Now()
+	if until := start.Add(b.w.stall - b.waited); until.Sub(b.until) > b.w.stall/8 {
+		b.until = until
+		b.w.rc.SetReadDeadline(until)
 		b.w.arm()
 	}
 	n, err := b.Reader.Read(p)
-	switch {
-	case err == io.EOF:
+	b.waited += time.Since(start)
+	if b.lack -= n; b.lack <= 0 {
+		b.lack, b.waited = least, 0
+	}
+	if err == io.EOF {
 		// The server now waits in the background for the client to hang up; our deadline must not look like that.
-		b.ended = true
 		b.w.rc.SetReadDeadline(time.Time{})
-	case err != nil && b.broken == nil:
+	}
+	return b.note(n, err)
+}
+
+// note remembers how the body ended.
+func (b *body) note(n int, err error) (int, error) {
+	if b.ended = err == io.EOF; !b.ended && err != nil && b.broken == nil {
 		b.broken = err
 	}
 	return n, err

@@ -1,8 +1,11 @@
 package webdav
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -48,5 +51,39 @@ func TestResponseKeepsSendfile(t *testing.T) {
 	}
 	if to.direct != to.calls || to.calls != 3 {
 		t.Errorf("%d of %d calls could have been sendfile, want 3 of 3", to.direct, to.calls)
+	}
+}
+
+// A client that sends a byte now and then, for ever, is cut off; one that is slow but gets on is not.
+func TestBodyWantsProgress(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		piece int
+		cut   bool
+	}{{"a byte at a time", 1, true}, {"slow", least, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(c *Config) { c.Stall = 400 * time.Millisecond })
+			conn, err := net.Dial("tcp", w.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			const pieces = 20
+			fmt.Fprintf(conn, "PUT /dav/docs/f HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n", basic("alice"), pieces*c.piece)
+			began := time.Now()
+			var sent error
+			for range pieces {
+				time.Sleep(100 * time.Millisecond)
+				if _, sent = conn.Write(make([]byte, c.piece)); sent != nil {
+					break
+				}
+			}
+			conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if cut := sent != nil || err != nil || res.StatusCode != http.StatusCreated; cut != c.cut {
+				t.Errorf("after %v: cut %t, want %t (%v, %v)", time.Since(began), cut, c.cut, sent, err)
+			}
+		})
 	}
 }

@@ -29,7 +29,7 @@ type Config struct {
 
 	HideMacFiles bool          // neither show nor accept "._*" and ".DS_Store"
 	MaxXML       int64         // bytes of an XML body, 1 MiB when 0
-	Stall        time.Duration // how long a client may make no progress, 45 s when 0
+	Stall        time.Duration // how long a client may make no progress, 45 s when 0; negative: the server around the handler sees to that
 }
 
 // Handler serves WebDAV. Safe for concurrent use.

@@ -1,0 +1,316 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"cellgate/internal/fault"
+	"cellgate/mounts"
+	"cellgate/store"
+)
+
+// load reads what a former life left behind.
+func (j *journal) load(ctx context.Context) error {
+	rows, err := j.g.db.Query(ctx, `SELECT id, datasource, kind, payload FROM journal ORDER BY id`)
+	if err != nil {
+		return fault.Wrap("gateway.journal", "", err)
+	}
+	defer rows.Close()
+	j.open = make(map[string][]entry)
+	for rows.Next() {
+		var e entry
+		var payload string
+		if err := rows.Scan(&e.ID, &e.Datasource, &e.Verb, &payload); err != nil {
+			return fault.Wrap("gateway.journal", "", err)
+		}
+		if err := json.Unmarshal([]byte(payload), &e); err != nil {
+			return fault.New("gateway.journal", e.Path, fault.Corrupt, err)
+		}
+		j.open[e.Datasource] = append(j.open[e.Datasource], e)
+	}
+	return fault.Wrap("gateway.journal", "", rows.Err())
+}
+
+// replay deals with the entries of one datasource that stand by themselves. An error means that the backend is not fit for work yet.
+func (j *journal) replay(ctx context.Context, ds *datasource, m *mounted) error {
+	for _, e := range j.of(ds.cfg.Name) {
+		if e.After != 0 {
+			continue // resume's, when all datasources that open have done so
+		}
+		if err := j.recover(ctx, ds, m, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resume deals with the second halves of moves between datasources: the source is taken away once its copy has landed. Where the copy has
+// not, since its datasource is down, the source stays for good: users are about to work on it again.
+func (j *journal) resume(ctx context.Context, t *table) {
+	for name, ds := range t.datasources {
+		m, err := ds.open()
+		if err != nil {
+			continue
+		}
+		for _, e := range j.of(name) {
+			if e.After == 0 {
+				continue
+			}
+			if j.pending(e.After) {
+				err = j.keep(ctx, e)
+			} else {
+				err = j.recover(ctx, ds, m, e)
+			}
+			if err != nil {
+				j.g.log.Warn("an interrupted operation is not dealt with yet", "datasource", name, "path", e.Path, "err", err)
+			}
+		}
+	}
+}
+
+// of returns the entries of a datasource that are not yet replayed, and pending whether one of any datasource is not.
+func (j *journal) of(datasource string) []entry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.open[datasource])
+}
+
+func (j *journal) pending(id int64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, es := range j.open {
+		if slices.ContainsFunc(es, func(e entry) bool { return e.ID == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// names returns every name that the open entries of a datasource speak of.
+func (j *journal) names(datasource string) map[string]bool {
+	all := make(map[string]bool)
+	for _, e := range j.of(datasource) {
+		for _, s := range e.Steps {
+			all[s.From], all[s.To] = true, true
+		}
+	}
+	return all
+}
+
+// passing reports whether an error may go away by itself: then the whole datasource waits. Any other concerns one operation, which was never
+// acknowledged and is given up.
+func passing(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Unavailable, fault.Timeout, fault.Busy, fault.NoSpace, fault.Canceled:
+		return true
+	}
+	return false
+}
+
+// recover finishes an entry, or takes it back where its place has changed from outside meanwhile.
+func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e entry) error {
+	release, err := ds.serial.claim(ctx, e.spans(ds)...)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if e.Digest != 0 {
+		now, err := treeDigest(ctx, m, e.Steps[0].From)
+		switch {
+		case err != nil && fault.KindOf(err) != fault.NotExist:
+			return err
+		case err == nil && now != e.Digest:
+			return j.keep(ctx, e)
+		}
+	}
+	finished, err := redo(ctx, m, e.Steps)
+	if err != nil {
+		return err
+	}
+	outcome := "recovered"
+	if !finished {
+		outcome = "rolled back"
+	}
+	err = j.g.db.Update(ctx, func(tx *store.Tx) error {
+		if finished {
+			return j.settle(tx, e, outcome)
+		}
+		for _, f := range j.followers(e.ID) {
+			if err := j.settle(tx, f, outcome); err != nil {
+				return err
+			}
+		}
+		return j.takeBack(tx, e, outcome)
+	})
+	if err != nil {
+		return err
+	}
+	j.forget(e.ID, !finished)
+	j.g.log.Info("an interrupted operation was dealt with", "datasource", ds.cfg.Name, "path", e.Path, "outcome", outcome)
+	if finished {
+		j.clear(ctx, m, e)
+	}
+	return nil
+}
+
+// clear deletes what the steps of a finished entry put aside.
+func (j *journal) clear(ctx context.Context, m *mounted, e entry) {
+	for _, s := range e.Steps {
+		if !isDiscarded(s.To) {
+			continue
+		}
+		var err error
+		if e.After != 0 {
+			err = j.g.purgeSource(ctx, m, s.To, s.From)
+		} else {
+			err = mounts.Purge(ctx, m.Backend, s.To)
+		}
+		if err != nil && fault.KindOf(err) != fault.NotExist {
+			j.g.log.Warn("cannot delete what an interrupted operation put aside", "name", s.To, "err", err)
+		}
+	}
+}
+
+// keep gives up taking a source away: the move was never acknowledged, and becomes a copy. What protected the source protects it again.
+func (j *journal) keep(ctx context.Context, e entry) error {
+	err := j.g.db.Update(ctx, func(tx *store.Tx) error {
+		if err := j.g.engine.KeepGrants(tx, e.Undo.Grants); err != nil {
+			return err
+		}
+		return j.settle(tx, e, "kept")
+	})
+	if err == nil {
+		j.forget(e.ID, false)
+		j.g.log.Warn("an interrupted move between datasources has become a copy", "path", e.Path)
+	}
+	return err
+}
+
+// followers returns the open entries that were to come after one.
+func (j *journal) followers(id int64) (all []entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, es := range j.open {
+		for _, e := range es {
+			if e.After == id {
+				all = append(all, e)
+			}
+		}
+	}
+	return all
+}
+
+// forget drops an entry that was dealt with, and with followers those that were to come after it.
+func (j *journal) forget(id int64, followers bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for name, es := range j.open {
+		j.open[name] = slices.DeleteFunc(es, func(e entry) bool { return e.ID == id || followers && e.After == id })
+	}
+}
+
+// spans are the places an entry's steps touch.
+func (e entry) spans(ds *datasource) (spans []span) {
+	for _, s := range e.Steps {
+		for _, name := range []string{s.From, s.To} {
+			if !reserved(name) {
+				spans = append(spans, span{path: ds.place(name).Path, tree: true})
+			}
+		}
+	}
+	return spans
+}
+
+// redo does what is outstanding of steps and reports whether all are done in the end. Where a step can no longer be done, since the node it
+// moves has gone or its target is taken, those before it are undone.
+func redo(ctx context.Context, m mounts.Backend, steps []step) (finished bool, err error) {
+	// The last step that is done tells that all before it are, even where what they put aside has been deleted since.
+	next := len(steps)
+	for ; next > 0; next-- {
+		done, err := isDone(ctx, m, steps[next-1])
+		if err != nil {
+			return false, err
+		}
+		if done {
+			break
+		}
+	}
+	for i := next; i < len(steps); i++ {
+		there, err := isAt(ctx, m, steps[i].From, steps[i], true)
+		if err == nil && there {
+			err = m.Rename(ctx, steps[i].From, steps[i].To)
+		}
+		if err != nil && passing(err) {
+			return false, err
+		}
+		if err == nil && there {
+			continue
+		}
+		for _, s := range slices.Backward(steps[:i]) {
+			if back, err := isAt(ctx, m, s.To, s, false); err == nil && back {
+				if err := m.Rename(ctx, s.To, s.From); err != nil && passing(err) {
+					return false, err
+				}
+			}
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// isDone reports whether a step has been taken. What was put aside may have been deleted since, which happens only after the last step.
+func isDone(ctx context.Context, m mounts.Backend, s step) (bool, error) {
+	if done, err := isAt(ctx, m, s.To, s, false); done || err != nil || !isDiscarded(s.To) {
+		return done, err
+	}
+	there, err := isAt(ctx, m, s.From, s, false)
+	return err == nil && !there, err
+}
+
+// isDiscarded reports whether a name is one of what was put aside.
+func isDiscarded(name string) bool { return strings.Contains(name, mounts.Area+"/"+discarded+"/") }
+
+// isAt reports whether the node that a step moves is at name; with fresh, as it was when the step was written down.
+func isAt(ctx context.Context, m mounts.Backend, name string, s step, fresh bool) (bool, error) {
+	info, err := m.Stat(ctx, name)
+	if err != nil {
+		if passing(err) {
+			return false, err
+		}
+		return false, nil
+	}
+	if s.ID != 0 && info.ID != s.ID {
+		return false, nil
+	}
+	return !fresh || s.Change == 0 || info.Change == s.Change, nil
+}
+
+// treeDigest is a number that changes with any file, folder or link of a tree, in whatever order they are listed.
+func treeDigest(ctx context.Context, m mounts.Backend, name string) (sum uint64, err error) {
+	err = walk(ctx, m, name, func(sub string, info mounts.Info) error {
+		sum += digest(relative(sub, name), info)
+		return nil
+	})
+	return sum, err
+}
+
+// digest is the part of one node in treeDigest.
+func digest(name string, info mounts.Info) uint64 {
+	h := uint64(14695981039346656037) // FNV-1a
+	mix := func(b byte) { h = (h ^ uint64(b)) * 1099511628211 }
+	for i := range len(name) {
+		mix(name[i])
+	}
+	values := [...]uint64{uint64(info.Type), info.ID, 0, 0, uint64(info.ModTime.UnixNano())}
+	if !info.IsDir() {
+		values[2], values[3] = uint64(info.Size), uint64(info.Change)
+	}
+	for _, v := range values {
+		for s := 0; s < 64; s += 8 {
+			mix(byte(v >> s))
+		}
+	}
+	return h | 1
+}
