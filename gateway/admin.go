@@ -152,6 +152,10 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 	if err != nil {
 		return false, err
 	}
+	// Somewhere else it may well be new.
+	if err := store.SetSetting(tx, "datasource."+d.Name+".used", ""); err != nil {
+		return false, err
+	}
 	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, credentials, read_only, durability, created)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, options = excluded.options, mode = excluded.mode,
@@ -187,6 +191,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 		`DELETE FROM nodes WHERE datasource = $1`,
 		`DELETE FROM locks WHERE datasource = $1`,
 		`DELETE FROM journal WHERE datasource = $1`,
+		`DELETE FROM settings WHERE key IN ('datasource.' || $1 || '.used', 'datasource.' || $1 || '.case')`,
 	} {
 		if _, err := tx.Exec(q, name); err != nil {
 			return fault.Wrap(op, name, err)
@@ -248,7 +253,7 @@ func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
 // nobody's. A namesake made later inherits nothing.
 func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	const op = "gateway.ForgetUser"
-	if err := g.locks.forgetHolder(tx, id); err != nil {
+	if err := g.ForgetLocks(tx, id); err != nil {
 		return fault.Wrap(op, login, err)
 	}
 	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, login); err != nil {
@@ -256,6 +261,9 @@ func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	}
 	return g.quota.Drop(tx, userScope(login))
 }
+
+// ForgetLocks drops within tx the locks of a user, who is being disabled or deleted: they would bind everybody else until they run out.
+func (g *Gateway) ForgetLocks(tx *store.Tx, id int64) error { return g.locks.forgetHolder(tx, id) }
 
 // Datasources returns every datasource with its state, by name.
 func (g *Gateway) Datasources(ctx context.Context) []DatasourceStatus {
@@ -341,6 +349,16 @@ func (g *Gateway) GrantPlace(on string, declared ...Workspace) (policy.Place, er
 		return t.place(head, join(".", p.s)), nil
 	}
 	return policy.Place{}, fault.New(op, on, fault.NotExist, fmt.Errorf("there is no workspace or datasource %q", head))
+}
+
+// RootPlace returns the place that a root of a workspace names: always "datasource:/path", though a workspace may be called the same. Words in
+// braces stay.
+func (g *Gateway) RootPlace(s string) (policy.Place, error) {
+	r, err := parseRoot(s)
+	if err != nil {
+		return policy.Place{}, fault.New("gateway.RootPlace", s, fault.Invalid, err)
+	}
+	return g.table.Load().place(r.datasource, r.path), nil
 }
 
 func normalise(d *Datasource) {

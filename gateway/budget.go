@@ -23,10 +23,10 @@ type budgets struct {
 
 // budget is one user's.
 type budget struct {
-	all        *budgets
-	operations atomic.Int64
-	handles    atomic.Int64
-	staged     atomic.Int64
+	all     *budgets
+	running sync.Map // operations under way, by datasource: *atomic.Int64. One that hangs uses up its own only
+	handles atomic.Int64
+	staged  atomic.Int64
 }
 
 // of returns the budget of a user. They are few bytes and as many as users who have signed in: none is ever dropped.
@@ -55,15 +55,19 @@ func (b *budgets) totals() (handles int, staged int64) {
 	return handles, staged
 }
 
-func (u *budget) enter() error {
-	if u.operations.Add(1) > int64(u.all.limits.Operations) {
-		u.operations.Add(-1)
-		return fault.New("gateway.budget", "", fault.Busy, errOperations)
+// enter begins an operation on a datasource; it ends with leave.
+func (u *budget) enter(datasource string) (leave func(), err error) {
+	n, ok := u.running.Load(datasource)
+	if !ok {
+		n, _ = u.running.LoadOrStore(datasource, new(atomic.Int64))
 	}
-	return nil
+	running := n.(*atomic.Int64)
+	if running.Add(1) > int64(u.all.limits.Operations) {
+		running.Add(-1)
+		return nil, fault.New("gateway.budget", "", fault.Busy, errOperations)
+	}
+	return func() { running.Add(-1) }, nil
 }
-
-func (u *budget) leave() { u.operations.Add(-1) }
 
 func (u *budget) open() error {
 	if u.handles.Add(1) > int64(u.all.limits.Handles) {

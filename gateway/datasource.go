@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -113,12 +115,34 @@ func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
 	if err := ds.foldRights(ctx, m); err != nil || ds.cfg.ReadOnly {
 		return err
 	}
+	if err := ds.recognise(ctx, m); err != nil {
+		return err
+	}
 	kept := ds.g.journal.names(ds.cfg.Name)
 	if err := ds.sweepAreas(ctx, m, kept); err != nil {
 		return err
 	}
 	return ds.g.journal.replay(ctx, ds, m)
 }
+
+// recognise refuses a storage that was used before and has lost the gateway's area: most likely something is not mounted, and what would be
+// written now would vanish beneath it.
+func (ds *datasource) recognise(ctx context.Context, m *mounted) error {
+	setting := "datasource." + ds.cfg.Name + ".used"
+	was, err := ds.g.db.Setting(ctx, setting)
+	if err != nil {
+		return err
+	}
+	if was != "" {
+		if _, err := m.Stat(ctx, mounts.Area); fault.KindOf(err) == fault.NotExist && err != nil {
+			return fault.New("gateway.attach", ds.cfg.Name, fault.Unavailable, errStrange)
+		}
+		return nil
+	}
+	return ds.g.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, setting, "1") })
+}
+
+var errStrange = errors.New("the folder " + mounts.Area + " that was there is missing: is the storage mounted? If it is the right one, make that folder in its root")
 
 // foldRights moves grants to the one spelling that counts when the backend turns out not to tell "a" from "A". They may have been made before
 // it was ever open.
@@ -136,10 +160,28 @@ func (ds *datasource) foldRights(ctx context.Context, m *mounted) error {
 	if err != nil {
 		return err
 	}
+	policies, err := ds.g.engine.Policies(ctx)
+	if err != nil {
+		return err
+	}
+	var paths []string
+	for _, g := range grants {
+		paths = append(paths, g.On.Path)
+	}
+	for _, p := range policies {
+		for _, at := range p.Guards {
+			if at.Datasource == ds.cfg.Name {
+				paths = append(paths, at.Path)
+			}
+		}
+	}
+	// The deepest first: what moves takes along what is below it.
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(depthOf(b)-depthOf(a), strings.Compare(a, b)) })
+	paths = slices.Compact(paths)
 	return ds.g.db.Update(ctx, func(tx *store.Tx) error {
-		for _, g := range grants {
-			if folded := fold(g.On.Path); folded != g.On.Path {
-				if _, err := ds.g.engine.MoveGrants(tx, g.On, policy.Place{Datasource: ds.cfg.Name, Path: folded}); err != nil {
+		for _, path := range paths {
+			if folded := fold(path); folded != path {
+				if _, err := ds.g.engine.MoveGrants(tx, policy.Place{Datasource: ds.cfg.Name, Path: path}, policy.Place{Datasource: ds.cfg.Name, Path: folded}); err != nil {
 					return err
 				}
 			}

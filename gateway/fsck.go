@@ -20,6 +20,7 @@ type Finding struct {
 	Path       string
 	What       string // in words
 	Fatal      bool   // something acknowledged is lost or was tampered with; repair cannot mend it
+	Outside    bool   // other tools have changed a file, as they may; only what the store remembers of it is stale
 	Repaired   bool
 }
 
@@ -135,7 +136,7 @@ func (c *check) row(ctx context.Context, n node) error {
 		err = c.g.db.Update(ctx, func(tx *store.Tx) error { return c.mend(tx, now, info) })
 	}
 	if err == nil {
-		c.report(n.At.Path, what, c.repair)
+		c.found(Finding{Datasource: c.ds.cfg.Name, Path: n.At.Path, What: what, Repaired: c.repair, Outside: true})
 	}
 	return err
 }

@@ -42,13 +42,14 @@ type Config struct {
 
 // Limits bound what one principal may hold at a time. A zero field means its default.
 type Limits struct {
-	Operations  int           // running at once per user, 256
+	Operations  int           // running at once per user and datasource, 256
 	Handles     int           // open files and uploads per user, 1000
 	Locks       int           // per user, 10,000
 	LocksTotal  int           // of everybody, 200,000
 	LockTimeout time.Duration // the longest a lock lasts without refresh, 1 h
 	Props       int           // dead properties of a node, 256
 	PropBytes   int           // of one property's value, 64 KiB
+	PropsBytes  int           // of all properties of a node, 256 KiB
 	StagedBytes int64         // unpublished bytes per user, 0: as much as the datasource holds
 	Retry       time.Duration // between attempts to open a datasource that is down, 5 s
 }
@@ -65,6 +66,7 @@ func (l *Limits) defaults() {
 	set(&l.LocksTotal, 200_000)
 	set(&l.Props, 256)
 	set(&l.PropBytes, 64<<10)
+	set(&l.PropsBytes, 256<<10)
 	if l.LockTimeout == 0 {
 		l.LockTimeout = time.Hour
 	}

@@ -543,7 +543,7 @@ func TestWholeDatasource(t *testing.T) {
 		alice: mv /all/d/b /all/b -> ok
 		alice: lock /all/b L -> ok`)
 	s := h.As("alice")
-	props, err := s.PropsOf(t.Context(), gatewaytest.Path("/all"))
+	props, err := s.PropsOf(t.Context(), gatewaytest.Path("/all"), []string{"a", "b"})
 	if err != nil || len(props["a"]) != 1 {
 		t.Errorf("%v, %v", props, err)
 	}

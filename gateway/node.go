@@ -74,26 +74,31 @@ func (g *Gateway) node(ctx context.Context, at policy.Place) (node, bool, error)
 }
 
 // lists are the lists of values that deleteIDs uses: few, so that the statements stay prepared.
-var lists = map[int]string{1: list(1), 4: list(4), 16: list(16), 64: list(64)}
+var lists = map[int]string{1: list(1, 1), 4: list(1, 4), 16: list(1, 16), 64: list(1, 64)}
 
-func list(n int) string {
+// list returns "($3, $4, …)" for n values from first on.
+func list(first, n int) string {
 	words := make([]string, n)
 	for i := range words {
-		words[i] = "$" + strconv.Itoa(i+1)
+		words[i] = "$" + strconv.Itoa(first+i)
 	}
 	return "(" + strings.Join(words, ", ") + ")"
+}
+
+// pieceOf is how many of n values one statement takes.
+func pieceOf(n int) int {
+	for _, size := range []int{64, 16, 4} {
+		if n >= size {
+			return size
+		}
+	}
+	return 1
 }
 
 // deleteIDs runs "head ($1, …)" over ids in pieces.
 func deleteIDs(tx *store.Tx, head string, ids []any) error {
 	for len(ids) > 0 {
-		size := 1
-		for _, s := range []int{64, 16, 4} {
-			if len(ids) >= s {
-				size = s
-				break
-			}
-		}
+		size := pieceOf(len(ids))
 		if _, err := tx.Exec(head+lists[size], ids[:size]...); err != nil {
 			return err
 		}

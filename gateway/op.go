@@ -70,6 +70,7 @@ type op struct {
 	m      *mounted     // its open backend, nil when virtual
 	known  bool         // the subject may know whether it exists
 	asked  string       // the name of the target before links in it were followed
+	leave  func()       // gives the budget back
 	other  Path         // the second path of a move or copy
 	denied policy.Place // set once rights refused something
 }
@@ -95,17 +96,21 @@ func (o *op) start(ctx context.Context, p Path, acts []policy.Action) (err error
 	if o.b, err = o.s.current(ctx); err != nil {
 		return err
 	}
-	if err := o.s.core.budget.enter(); err != nil {
+	if o.target, err = o.b.resolve(p); err != nil {
+		return err
+	}
+	datasource := ""
+	if o.ds != nil {
+		datasource = o.ds.cfg.Name
+	}
+	if o.leave, err = o.s.core.budget.enter(datasource); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			o.s.core.budget.leave()
+			o.leave()
 		}
 	}()
-	if o.target, err = o.b.resolve(p); err != nil {
-		return err
-	}
 	if o.virtual() {
 		return o.startVirtual()
 	}
@@ -331,7 +336,7 @@ func (o *op) again(ctx context.Context, acts ...policy.Action) error {
 
 // end finishes an operation that began. It turns *err into the fault the caller sees and records a refusal.
 func (o *op) end(err *error) {
-	o.s.core.budget.leave()
+	o.leave()
 	*err = o.fail(*err)
 }
 

@@ -44,8 +44,9 @@ func (s *Session) Props(ctx context.Context, p Path) (_ []Prop, err error) {
 	return all[o.at.Path], err
 }
 
-// PropsOf returns the dead properties of the children of the folder p, by the child's name. Children without any are not in it.
-func (s *Session) PropsOf(ctx context.Context, p Path) (_ map[string][]Prop, err error) {
+// PropsOf returns the dead properties of some children of the folder p, by the child's name. Children without any, and those the subject may
+// not know of, are not in it. Ask for a bounded number at a time: a node may hold as much as the limits allow.
+func (s *Session) PropsOf(ctx context.Context, p Path, names []string) (_ map[string][]Prop, err error) {
 	o, err := s.begin(ctx, verbProps, p, policy.List)
 	if err != nil {
 		return nil, err
@@ -57,19 +58,38 @@ func (s *Session) PropsOf(ctx context.Context, p Path) (_ map[string][]Prop, err
 	if _, err := o.stat(ctx, o.m, &o.target, true, policy.List); err != nil {
 		return nil, err
 	}
-	low, high := bounds(o.at.Path)
-	rows, err := o.g.db.Query(ctx, `SELECT n.path, p.space, p.name, p.value FROM nodes n JOIN props p ON p.node = n.id
-		WHERE n.datasource = $1 AND n.depth = $2 AND n.path >= $3 AND n.path < $4 ORDER BY n.path, p.space, p.name`,
-		o.at.Datasource, depthOf(o.at.Path)+1, low, high)
-	byPath, err := scanProps(rows, err)
-	if err != nil {
-		return nil, err
+	may := o.b.view.Children(policy.List, o.at, o.env)
+	called := make(map[string]string, len(names)) // by the path that rows are kept under
+	paths := make([]any, 0, len(names))
+	for _, name := range names {
+		at := o.ds.place(join(o.name, name))
+		if may(relative(at.Path, o.at.Path)).Allowed {
+			called[at.Path] = name
+			paths = append(paths, at.Path)
+		}
 	}
-	byName := make(map[string][]Prop, len(byPath))
-	for path, props := range byPath {
-		byName[relative(path, o.at.Path)] = props
+	byName := make(map[string][]Prop)
+	for len(paths) > 0 {
+		size := pieceOf(len(paths))
+		rows, err := o.g.db.Query(ctx, propsOf[size], append([]any{o.at.Datasource, depthOf(o.at.Path) + 1}, paths[:size]...)...)
+		byPath, err := scanProps(rows, err)
+		if err != nil {
+			return nil, err
+		}
+		for path, props := range byPath {
+			byName[called[path]] = props
+		}
+		paths = paths[size:]
 	}
 	return byName, nil
+}
+
+// propsOf are the questions for the properties of so many nodes.
+var propsOf = map[int]string{1: askProps(1), 4: askProps(4), 16: askProps(16), 64: askProps(64)}
+
+func askProps(n int) string {
+	return `SELECT n.path, p.space, p.name, p.value FROM nodes n JOIN props p ON p.node = n.id
+		WHERE n.datasource = $1 AND n.depth = $2 AND n.path IN ` + list(3, n) + ` ORDER BY n.path, p.space, p.name`
 }
 
 func scanProps(rows *sql.Rows, err error) (map[string][]Prop, error) {
@@ -176,11 +196,12 @@ func (o *op) patch(tx *store.Tx, info mounts.Info, changes []PropChange) error {
 			return err
 		}
 	}
-	var count int
-	if err := tx.QueryRow(`SELECT count(*) FROM props WHERE node = $1`, n.ID).Scan(&count); err != nil {
+	var count, size int
+	err = tx.QueryRow(`SELECT count(*), CAST(coalesce(sum(length(value)), 0) AS BIGINT) FROM props WHERE node = $1`, n.ID).Scan(&count, &size)
+	if err != nil {
 		return err
 	}
-	if count > o.g.limits.Props {
+	if count > o.g.limits.Props || size > o.g.limits.PropsBytes {
 		return fault.New("gateway.props", o.path.String(), fault.TooLarge, errProps)
 	}
 	return nil

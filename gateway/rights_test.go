@@ -89,7 +89,7 @@ func TestA09Hidden(t *testing.T) {
 	if before.ETag != "" || before.Size != 0 {
 		t.Errorf("a folder tells of what it holds: %+v", before)
 	}
-	if _, err := s.PropsOf(t.Context(), gatewaytest.Path("/docs/open/in")); fault.KindOf(err) != fault.NotExist {
+	if _, err := s.PropsOf(t.Context(), gatewaytest.Path("/docs/open/in"), []string{"x"}); fault.KindOf(err) != fault.NotExist {
 		t.Errorf("properties of what is hidden: %v", err)
 	}
 	if _, err := s.LocksOf(t.Context(), gatewaytest.Path("/docs/open/in")); fault.KindOf(err) != fault.NotExist {

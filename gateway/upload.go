@@ -299,7 +299,7 @@ func (u *Upload) Abort() error {
 	}
 	err := fault.New("gateway.Upload", u.o.path.String(), fault.Canceled, nil)
 	u.drop(&err)
-	u.o.s.core.budget.leave()
+	u.o.leave()
 	return nil
 }
 

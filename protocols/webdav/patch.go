@@ -24,7 +24,7 @@ func (q *request) patch() error {
 	case q.r.ContentLength < 0:
 		return refuse(http.StatusLengthRequired, "PATCH needs a Content-Length")
 	}
-	f, err := q.s.OpenFile(q.ctx(), q.path, gateway.OpenOptions{Flag: os.O_WRONLY, Cond: q.cond()})
+	f, err := q.s.OpenFile(q.ctx(), q.path, gateway.OpenOptions{Flag: os.O_WRONLY, Cond: q.cond(), Base: true})
 	if fault.KindOf(err) == fault.IsDir && err != nil {
 		return q.refuseFolder()
 	}

@@ -103,21 +103,44 @@ func (p *plan) look(e *entry) (err error) {
 
 func (p *plan) needsDead() bool { return p.allDead || len(p.dead) > 0 }
 
-// children writes what is in the folder of e. Properties and locks of all of them come from one question each.
+// propBatch is for how many children dead properties are asked at a time, which bounds the memory they take.
+const propBatch = 128
+
+// children writes what is in the folder of e. The locks of all of them come from one question, their dead properties from one for many.
 func (q *request) children(p *plan, m *multistatus, e entry) (err error) {
-	var dead map[string][]gateway.Prop
 	var locks map[string][]gateway.Lock
-	if p.needsDead() {
-		if dead, err = q.s.PropsOf(q.ctx(), q.path); err != nil {
-			return err
-		}
-	}
 	var inherited []gateway.Lock
 	if p.locks {
 		if locks, err = q.s.LocksOf(q.ctx(), q.path); err != nil {
 			return err
 		}
 		inherited = locks[""]
+	}
+	write := func(info gateway.Info, dead []gateway.Prop) error {
+		e.info, e.dead, e.locks = info, dead, inherited
+		if own := locks[info.Name]; len(own) > 0 {
+			e.locks = slices.Concat(own, inherited)
+		}
+		p.append(m, &e)
+		return m.more()
+	}
+	var batch []gateway.Info
+	flush := func() error {
+		names := make([]string, len(batch))
+		for i, info := range batch {
+			names[i] = info.Name
+		}
+		dead, err := q.s.PropsOf(q.ctx(), q.path, names)
+		if err != nil {
+			return err
+		}
+		for _, info := range batch {
+			if err := write(info, dead[info.Name]); err != nil {
+				return err
+			}
+		}
+		batch = batch[:0]
+		return nil
 	}
 	for info, err := range q.s.List(q.ctx(), q.path) {
 		if err != nil {
@@ -126,14 +149,17 @@ func (q *request) children(p *plan, m *multistatus, e entry) (err error) {
 		if q.h.hidden(info.Name) {
 			continue
 		}
-		e.info, e.dead, e.locks = info, dead[info.Name], inherited
-		if own := locks[info.Name]; len(own) > 0 {
-			e.locks = slices.Concat(own, inherited)
+		if !p.needsDead() {
+			err = write(info, nil)
+		} else if batch = append(batch, info); len(batch) == propBatch {
+			err = flush()
 		}
-		p.append(m, &e)
-		if err := m.more(); err != nil {
+		if err != nil {
 			return err
 		}
+	}
+	if len(batch) > 0 {
+		return flush()
 	}
 	return nil
 }
