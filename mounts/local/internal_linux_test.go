@@ -3,8 +3,13 @@
 package local
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"cellgate/internal/fault"
 	"cellgate/mounts"
 	"cellgate/mounts/mounttest"
 )
@@ -63,4 +68,37 @@ func TestClosedWatch(t *testing.T) {
 	}()
 	b.Close()
 	<-ended
+}
+
+// TestPurgeStaysOnMount: were a file system mounted after a purge looked for such, it is not entered all the same.
+func TestPurgeStaysOnMount(t *testing.T) {
+	dir := t.TempDir()
+	b, err := open(t.Context(), settings{path: dir, fileMode: 0o640, dirMode: 0o750, unsynced: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	b.real = "" // so that it knows of no mounts
+	point := filepath.Join(dir, "d", "mnt")
+	if err := os.MkdirAll(point, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", point, "tmpfs", 0, "mode=0"); err != nil {
+		t.Skipf("mounting needs root and CAP_SYS_ADMIN: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(point, unix.MNT_DETACH) })
+	mounttest.Script(t, b, "put d/mnt/f 1 -> ok")
+	if err := b.Purge(t.Context(), "d"); fault.KindOf(err) != fault.Busy || err == nil {
+		t.Errorf("Purge: %v; want Busy", err)
+	}
+	up, err := b.open("d", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(up)
+	p := purge{ctx: t.Context(), b: b, mount: b.mount}
+	if fd, err := p.open(up, "mnt"); fault.KindOf(err) != fault.Busy || err == nil {
+		t.Errorf("descending to a mount point: %d, %v; want Busy", fd, err)
+	}
+	mounttest.Script(t, b, `cat d/mnt/f -> "1"`)
 }
