@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -95,6 +96,12 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 	for _, o := range driver.Options {
 		if o.Required && d.Options[o.Name] == "" {
 			bad("driver %s needs the option %q: %s", d.Driver, o.Name, o.Help)
+			return errs
+		}
+	}
+	if driver.Check != nil && len(errs) == 0 {
+		for _, err := range driver.Check(d.config(g.log)) {
+			bad("%w", err)
 		}
 	}
 	return errs
@@ -130,6 +137,13 @@ func (g *Gateway) CheckWorkspace(w Workspace, also ...string) []error {
 	return errs
 }
 
+// config is what a driver is told of d.
+func (d Datasource) config(log *slog.Logger) mounts.Config {
+	return mounts.Config{
+		Name: d.Name, Options: d.Options, Credentials: d.Credentials, ReadOnly: d.ReadOnly, Unsynced: d.Durability == Written, Logger: log,
+	}
+}
+
 // PutDatasource makes or changes a datasource within tx and reports whether anything changed. Reload makes it so.
 func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err error) {
 	const op = "gateway.PutDatasource"
@@ -153,7 +167,7 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 		return false, err
 	}
 	// Somewhere else it may well be new.
-	if err := store.SetSetting(tx, "datasource."+d.Name+".used", ""); err != nil {
+	if err := store.SetSetting(tx, "datasource."+d.Name+".id", ""); err != nil {
 		return false, err
 	}
 	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, credentials, read_only, durability, created)
@@ -191,7 +205,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 		`DELETE FROM nodes WHERE datasource = $1`,
 		`DELETE FROM locks WHERE datasource = $1`,
 		`DELETE FROM journal WHERE datasource = $1`,
-		`DELETE FROM settings WHERE key IN ('datasource.' || $1 || '.used', 'datasource.' || $1 || '.case')`,
+		`DELETE FROM settings WHERE key IN ('datasource.' || $1 || '.id', 'datasource.' || $1 || '.case')`,
 	} {
 		if _, err := tx.Exec(q, name); err != nil {
 			return fault.Wrap(op, name, err)

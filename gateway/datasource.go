@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -96,10 +97,7 @@ func (ds *datasource) dial(ctx context.Context) (*mounted, error) {
 	if !ok {
 		return nil, fault.New("gateway.dial", ds.cfg.Name, fault.Unsupported, fmt.Errorf("no driver %q in this build", ds.cfg.Driver))
 	}
-	b, err := driver.Open(ctx, mounts.Config{
-		Name: ds.cfg.Name, Options: ds.cfg.Options, Credentials: ds.cfg.Credentials, ReadOnly: ds.cfg.ReadOnly,
-		Unsynced: ds.cfg.Durability == Written, Logger: ds.g.log,
-	})
+	b, err := driver.Open(ctx, ds.cfg.config(ds.g.log))
 	if err != nil {
 		return nil, err
 	}
@@ -125,24 +123,39 @@ func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
 	return ds.g.journal.replay(ctx, ds, m)
 }
 
-// recognise refuses a storage that was used before and has lost the gateway's area: most likely something is not mounted, and what would be
-// written now would vanish beneath it.
+// mark is the file in the area that says which storage this is.
+const mark = mounts.Area + "/id"
+
+// recognise refuses a storage that is not the one the datasource was: most likely something is not mounted, and what would be written now
+// would vanish beneath it.
 func (ds *datasource) recognise(ctx context.Context, m *mounted) error {
-	setting := "datasource." + ds.cfg.Name + ".used"
-	was, err := ds.g.db.Setting(ctx, setting)
+	setting := "datasource." + ds.cfg.Name + ".id"
+	want, err := ds.g.db.Setting(ctx, setting)
 	if err != nil {
 		return err
 	}
-	if was != "" {
-		if _, err := m.Stat(ctx, mounts.Area); fault.KindOf(err) == fault.NotExist && err != nil {
-			return fault.New("gateway.attach", ds.cfg.Name, fault.Unavailable, errStrange)
-		}
-		return nil
+	content, err := mounts.ReadFile(ctx, m, mark, 256)
+	if err != nil && fault.KindOf(err) != fault.NotExist {
+		return err
 	}
-	return ds.g.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, setting, "1") })
+	have := strings.TrimSpace(string(content))
+	switch {
+	case want != "" && have == want:
+		return nil
+	case want != "":
+		return fault.New("gateway.attach", ds.cfg.Name, fault.Unavailable,
+			fmt.Errorf("this is not the storage that was here: its file %s does not say %s. Is it mounted? If it is the right one, write that into the file", mark, want))
+	case have == "":
+		have = rand.Text()
+		if err := m.Mkdir(ctx, mounts.Area); err != nil && fault.KindOf(err) != fault.Exist {
+			return err
+		}
+		if _, err := mounts.WriteFile(ctx, m, mark, []byte(have+"\n")); err != nil {
+			return err
+		}
+	}
+	return ds.g.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, setting, have) })
 }
-
-var errStrange = errors.New("the folder " + mounts.Area + " that was there is missing: is the storage mounted? If it is the right one, make that folder in its root")
 
 // foldRights moves grants to the one spelling that counts when the backend turns out not to tell "a" from "A". They may have been made before
 // it was ever open.

@@ -580,3 +580,51 @@ func TestForgetUser(t *testing.T) {
 	}
 	sound(t, h)
 }
+
+// A storage that goes while it is used, or is another one at the next start, is not written to: what is written would vanish beneath it.
+func TestStorageReplaced(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "disk")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	reopen := mounts.Driver{Name: "test", Options: []mounts.Option{{Name: "disk"}}, Open: func(ctx context.Context, cfg mounts.Config) (mounts.Backend, error) {
+		if cfg.Name != "disk" {
+			return nil, fault.New("test", cfg.Name, fault.Unavailable, nil)
+		}
+		return local.Driver().Open(ctx, mounts.Config{Name: cfg.Name, Options: map[string]string{"path": dir}})
+	}}
+	h := gatewaytest.New(t, gatewaytest.Config{Driver: &reopen})
+	state := func(want string) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); h.Gateway.Datasources(t.Context())[0].State != want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %s: %+v", want, h.Gateway.Datasources(t.Context())[0])
+			}
+		}
+	}
+	state("up")
+	h.Tell(t, "alice: put /docs/a 1 -> ok")
+	for _, err := range []error{os.Rename(dir, dir+".away"), os.Mkdir(dir, 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	state("down")
+	h.Tell(t, "alice: put /docs/b 1 -> ! unavailable")
+	h.Reopen()
+	state("down")
+	if left, err := filepath.Glob(dir + "/docs*"); err != nil || len(left) > 0 {
+		t.Errorf("made in what is not the storage: %v, %v", left, err)
+	}
+	for _, err := range []error{os.RemoveAll(dir), os.Rename(dir+".away", dir)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	state("up")
+	h.Tell(t, "alice: cat /docs/a -> 1")
+	second, err := local.Driver().Open(t.Context(), mounts.Config{Name: "other", Options: map[string]string{"path": dir}})
+	if fault.KindOf(err) != fault.Busy {
+		t.Errorf("a second owner of the folder: %v, %v", second, err)
+	}
+}

@@ -12,6 +12,7 @@ type Driver struct {
 	Name    string
 	Options []Option
 	Open    func(ctx context.Context, cfg Config) (Backend, error)
+	Check   func(cfg Config) []error // every problem that shows without touching the storage; nil: none can
 }
 
 // Option describes one key of a datasource's options.

@@ -50,6 +50,7 @@ type House struct {
 	disks  map[string]mounts.Backend // what the datasources are, guarded by mu
 	keys   *seal.Keyring
 	limits gateway.Limits
+	custom *mounts.Driver
 	log    *slog.Logger
 }
 
@@ -58,6 +59,7 @@ type Config struct {
 	DB     *store.DB // nil: SQLite in memory speed
 	Limits gateway.Limits
 	Disks  map[string]mounts.Backend // nil, or missing entries: mem
+	Driver *mounts.Driver            // nil: one that opens the disks
 	Clock  *clock.Clock              // nil: the real one
 	Logger *slog.Logger
 }
@@ -65,7 +67,7 @@ type Config struct {
 // New builds a house and tears it down at the end of the test.
 func New(t testing.TB, cfg Config) *House {
 	t.Helper()
-	h := &House{t: t, DB: cfg.DB, Clock: cfg.Clock, limits: cfg.Limits, log: cfg.Logger, disks: map[string]mounts.Backend{}}
+	h := &House{t: t, DB: cfg.DB, Clock: cfg.Clock, limits: cfg.Limits, log: cfg.Logger, custom: cfg.Driver, disks: map[string]mounts.Backend{}}
 	for _, name := range []string{"disk", "nas"} {
 		if h.disks[name] = cfg.Disks[name]; h.disks[name] == nil {
 			h.disks[name] = mem.New(mem.Config{})
@@ -145,6 +147,9 @@ func (h *House) SetDisk(name string, b mounts.Backend) {
 
 // driver opens the disks by name. They outlive the gateway, so their Close is kept from them.
 func (h *House) driver() mounts.Driver {
+	if h.custom != nil {
+		return *h.custom
+	}
 	return mounts.Driver{
 		Name:    "test",
 		Options: []mounts.Option{{Name: "disk", Help: "which of the house's disks", Required: true}},

@@ -23,6 +23,7 @@ type Backend struct {
 	settings
 	features mounts.Features
 	root     int // descriptor of the folder
+	owned    int // that of its Area, locked for this process; -1 for a read-only one
 	dev      uint64
 	mount    uint64      // the mount the folder lies on, 0 when the kernel does not tell
 	walk     atomic.Bool // openat2 is missing: walk segment by segment
@@ -71,7 +72,7 @@ func open(_ context.Context, s settings) (*Backend, error) {
 	if err != nil {
 		return nil, fail("Open", s.path, err)
 	}
-	b := &Backend{settings: s, root: fd, uid: os.Geteuid(), gid: os.Getegid(), done: make(chan struct{}), stages: map[uint64]*stage{}, kept: map[string]int{}}
+	b := &Backend{settings: s, root: fd, owned: -1, uid: os.Geteuid(), gid: os.Getegid(), done: make(chan struct{}), stages: map[uint64]*stage{}, kept: map[string]int{}}
 	b.gate.release = b.release
 	if real, err := os.Readlink(descriptorPath(fd)); err == nil {
 		b.real = real
@@ -81,11 +82,50 @@ func open(_ context.Context, s settings) (*Backend, error) {
 		b.dev, b.mount = where.dev, where.mount
 		err = b.probe()
 	}
+	if err == nil && !s.readOnly {
+		err = b.own()
+	}
 	if err != nil {
 		b.Close()
 		return nil, fail("Open", s.path, err)
 	}
 	return b, nil
+}
+
+// own takes the folder for this process: two that stage, publish and clean up in one Area would destroy each other's work. The lock goes with
+// the process, however it ends.
+func (b *Backend) own() error {
+	fd, err := b.open(mounts.Area, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	b.owned = fd
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		return fault.New("mounts/local.Open", b.path, fault.Busy, errOwned)
+	} else if err != nil && err != unix.EOPNOTSUPP && err != unix.ENOLCK {
+		return err
+	}
+	return nil
+}
+
+var (
+	errOwned = errors.New("another datasource or another process has this folder; one at a time may write to it")
+	errGone  = errors.New("the folder was unmounted, moved or replaced; it is opened anew")
+)
+
+// there fails with Unavailable when the datasource's path no longer leads to the folder that is open: what is written to that would vanish.
+func (b *Backend) there() error {
+	var now, held unix.Stat_t
+	if err := unix.Stat(b.path, &now); err != nil {
+		return fault.New("mounts/local.Stat", b.path, fault.Unavailable, errors.Join(errGone, err))
+	}
+	if err := unix.Fstat(b.root, &held); err != nil {
+		return err
+	}
+	if now.Dev != held.Dev || now.Ino != held.Ino {
+		return fault.New("mounts/local.Stat", b.path, fault.Unavailable, errGone)
+	}
+	return nil
 }
 
 // Features implements mounts.Backend with what was found when the datasource was opened.
@@ -111,6 +151,9 @@ func (b *Backend) release() {
 	}
 	for _, fd := range b.stale {
 		unix.Close(fd)
+	}
+	if b.owned >= 0 {
+		unix.Close(b.owned)
 	}
 	unix.Close(b.root)
 }

@@ -61,15 +61,19 @@ func Driver() mounts.Driver {
 			{Name: "watches", Help: "the most folders watched for changes; 65536 when absent, 0 watches none"},
 		},
 		Open: func(ctx context.Context, cfg mounts.Config) (mounts.Backend, error) {
-			s, err := parse(cfg)
-			if err != nil {
-				return nil, fault.New("mounts/local.Open", cfg.Name, fault.Invalid, err)
+			s, wrong := parse(cfg)
+			if len(wrong) > 0 {
+				return nil, fault.New("mounts/local.Open", cfg.Name, fault.Invalid, errors.Join(wrong...))
 			}
 			b, err := open(ctx, s)
 			if err != nil {
 				return nil, err // not b: a nil *Backend is no nil Backend
 			}
 			return b, nil
+		},
+		Check: func(cfg mounts.Config) []error {
+			_, wrong := parse(cfg)
+			return wrong
 		},
 	}
 }
@@ -88,7 +92,7 @@ type settings struct {
 }
 
 // parse reads the options and reports all that is wrong with them.
-func parse(cfg mounts.Config) (settings, error) {
+func parse(cfg mounts.Config) (_ settings, wrong []error) {
 	s := settings{
 		name: cfg.Name, fileMode: defaultFileMode, dirMode: defaultDirMode, watches: defaultWatches,
 		readOnly: cfg.ReadOnly, unsynced: cfg.Unsynced, logger: cfg.Logger,
@@ -96,7 +100,6 @@ func parse(cfg mounts.Config) (settings, error) {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
-	var wrong []error
 	keys := make([]string, 0, len(cfg.Options))
 	for key := range cfg.Options {
 		keys = append(keys, key)
@@ -128,7 +131,7 @@ func parse(cfg mounts.Config) (settings, error) {
 	if !filepath.IsAbs(s.path) {
 		wrong = append(wrong, errors.New(`option "path": an absolute path is required`))
 	}
-	return s, errors.Join(wrong...)
+	return s, wrong
 }
 
 // parseMode reads octal permission bits, which must have need: what is written must be readable again.

@@ -137,6 +137,11 @@ func TestPurgeSwapped(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
+	inside, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
 	var stop atomic.Bool
 	var swapper sync.WaitGroup
 	swapper.Go(func() {
@@ -147,8 +152,8 @@ func TestPurgeSwapped(t *testing.T) {
 		}
 	})
 	for range 300 {
-		os.MkdirAll(filepath.Join(dir, "d/e/e/sub"), 0o755)
-		os.WriteFile(filepath.Join(dir, "d/e/e/canary"), []byte("canary"), 0o600) // may go through the link, thus the same content
+		inside.MkdirAll("d/e/e/sub", 0o755) // what is made here does not go through the link either
+		inside.WriteFile("d/e/e/canary", []byte("mine"), 0o600)
 		if err := mounts.Purge(t.Context(), b, "d"); err != nil && fault.KindOf(err) != fault.NotEmpty {
 			t.Error(err)
 		}

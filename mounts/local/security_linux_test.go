@@ -103,7 +103,7 @@ func TestAreaIsNoLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounttest.Script(t, b, "put f 1 -> ok") // the stage comes back
-	if info, err := os.Stat(filepath.Join(dir, mounts.Area, "tmp")); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(filepath.Join(dir, mounts.Area, "stage")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the stage: %v, %v; want mode 0700", info, err)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, mounts.Area)); err != nil {
@@ -338,7 +338,7 @@ func TestFull(t *testing.T) {
 // staged returns the files in the stages of dir.
 func staged(t *testing.T, dir string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, mounts.Area, "tmp", "*", "*"))
+	files, err := filepath.Glob(filepath.Join(dir, mounts.Area, "stage", "*", "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestNestedMount(t *testing.T) {
 				cat a/nested/f           -> "1"
 				rm a/nested              -> ! busy
 			`)
-			if _, err := os.Stat(filepath.Join(nested, mounts.Area, "tmp")); err != nil {
+			if _, err := os.Stat(filepath.Join(nested, mounts.Area, "stage")); err != nil {
 				t.Errorf("no Area of the nested file system: %v", err)
 			}
 			if _, err := os.Stat(filepath.Join(nested, "d", mounts.Area)); err == nil {
@@ -391,10 +391,10 @@ func TestNestedMount(t *testing.T) {
 	}
 }
 
-// TestDeadStage: what a killed process left in its stage goes when the datasource is opened again; what a living one has there stays.
+// TestDeadStage: what a killed process left in its stage goes when the datasource is opened again; while one lives, nobody else opens it.
 func TestDeadStage(t *testing.T) {
 	dir := t.TempDir()
-	dead := filepath.Join(dir, mounts.Area, "tmp", "put-dead")
+	dead := filepath.Join(dir, mounts.Area, "stage", "put-dead")
 	if err := os.MkdirAll(dead, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -411,16 +411,17 @@ func TestDeadStage(t *testing.T) {
 	if _, err := w.Write([]byte("01234")); err != nil {
 		t.Fatal(err)
 	}
-	two := open(t, dir)
-	two.Close()
+	if _, err := openErr(t, dir); fault.KindOf(err) != fault.Busy {
+		t.Errorf("a second process opened the datasource: %v", err)
+	}
 	w.Write([]byte("56789"))
 	w.Close()
 	if err := <-result; err != nil {
-		t.Errorf("Put while another process opened and closed the datasource: %v", err)
+		t.Errorf("Put while another process tried to open the datasource: %v", err)
 	}
 	mounttest.Script(t, one, `cat f -> "0123456789"`)
 	one.Close()
-	if left, _ := filepath.Glob(filepath.Join(dir, mounts.Area, "tmp", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, mounts.Area, "stage", "*")); len(left) > 0 {
 		t.Errorf("Close left %v", left)
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	tempFolder  = "tmp"
+	tempFolder  = "stage" // the driver's own: what the gateway stages lies beside it
 	stagePrefix = "put-"
 )
 

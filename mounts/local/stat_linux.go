@@ -22,6 +22,11 @@ func (b *Backend) Stat(ctx context.Context, name string) (mounts.Info, error) {
 		return mounts.Info{}, err
 	}
 	defer b.gate.leave()
+	if name == "." {
+		if err := b.there(); err != nil {
+			return mounts.Info{}, err
+		}
+	}
 	dir, base, err := b.parent(name, false)
 	if err != nil {
 		return mounts.Info{}, fail("Stat", name, err)
