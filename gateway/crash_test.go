@@ -87,31 +87,39 @@ func (f fusedFile) WriteAt(p []byte, off int64) (n int, err error) {
 func (f fusedFile) Sync() error { return f.f.call(f.RandomFile.Sync) }
 
 // deeds are operations with what may be seen before and after them. Nothing else may ever be seen, whatever fails in between.
-var deeds = []struct {
+type deed struct {
 	name          string
 	setup         string
 	do            func(ctx context.Context, s *gateway.Session) error
 	before, after string
-}{
-	{"create", ``, put("/docs/a", "new"), ``, `/docs/a=new`},
-	{"replace", `alice: put /docs/a old -> ok`, put("/docs/a", "new"), `/docs/a=old`, `/docs/a=new`},
-	{"mkdir", ``, func(ctx context.Context, s *gateway.Session) error { return s.Mkdir(ctx, gatewaytest.Path("/docs/d")) }, ``, `/docs/d/`},
-	{"remove", `alice: put /docs/a old -> ok`, remove("/docs/a"), `/docs/a=old`, ``},
-	{"remove tree", tree, remove("/docs/d"), treeNow, ``},
-	{"move", tree, transfer("mv", "/docs/d", "/docs/m"), treeNow, strings.ReplaceAll(treeNow, "/d/", "/m/")},
-	{"move over file", "alice: put /docs/a old -> ok\nalice: put /docs/b new -> ok", transfer("mv", "/docs/b", "/docs/a"), `/docs/a=old /docs/b=new`, `/docs/a=new`},
+	deny          [3]string // what bob may not see: the place before, and what that hides before and after
+}
+
+var deeds = []deed{
+	{"create", ``, put("/docs/a", "new"), ``, `/docs/a=new`, [3]string{}},
+	{"replace", `alice: put /docs/a old -> ok`, put("/docs/a", "new"), `/docs/a=old`, `/docs/a=new`, [3]string{"docs:/a", "/docs/a", "/docs/a"}},
+	{"mkdir", ``, func(ctx context.Context, s *gateway.Session) error { return s.Mkdir(ctx, gatewaytest.Path("/docs/d")) }, ``, `/docs/d/`, [3]string{}},
+	{"remove", `alice: put /docs/a old -> ok`, remove("/docs/a"), `/docs/a=old`, ``, [3]string{"docs:/a", "/docs/a", "/docs/a"}},
+	{"remove tree", tree, remove("/docs/d"), treeNow, ``, [3]string{"docs:/d/e", "/docs/d/e", "/docs/d/e"}},
+	{"move", tree, transfer("mv", "/docs/d", "/docs/m"), treeNow, strings.ReplaceAll(treeNow, "/d/", "/m/"),
+		[3]string{"docs:/d/e", "/docs/d/e", "/docs/m/e"}},
+	{"move over file", "alice: put /docs/a old -> ok\nalice: put /docs/b new -> ok", transfer("mv", "/docs/b", "/docs/a"), `/docs/a=old /docs/b=new`, `/docs/a=new`,
+		[3]string{"docs:/b", "/docs/b", "/docs/a"}},
 	{"move over folder", tree + "\nalice: mkdir /docs/o -> ok\nalice: put /docs/o/x x -> ok", transfer("mv", "/docs/d", "/docs/o"),
-		treeNow + ` /docs/o/ /docs/o/x=x`, strings.ReplaceAll(treeNow, "/d/", "/o/")},
-	{"copy", tree, transfer("cp", "/docs/d", "/docs/e"), treeNow, treeNow + " " + strings.ReplaceAll(treeNow, "/d/", "/e/")},
+		treeNow + ` /docs/o/ /docs/o/x=x`, strings.ReplaceAll(treeNow, "/d/", "/o/"), [3]string{"docs:/d/e", "/docs/d/e", "/docs/o/e"}},
+	{"move over something denied", tree + "\nalice: put /docs/s secret -> ok", transfer("mv", "/docs/d/a", "/docs/s"),
+		treeNow + ` /docs/s=secret`, strings.ReplaceAll(treeNow, "/docs/d/a=A", "/docs/s=A"), [3]string{"docs:/s", "/docs/s", "/docs/s"}},
+	{"copy", tree, transfer("cp", "/docs/d", "/docs/e"), treeNow, treeNow + " " + strings.ReplaceAll(treeNow, "/d/", "/e/"),
+		[3]string{"docs:/d/e", "/docs/d/e", "/docs/d/e"}},
 	{"copy over folder", tree + "\nalice: mkdir /docs/o -> ok\nalice: put /docs/o/x x -> ok", transfer("cp", "/docs/d", "/docs/o"),
-		treeNow + ` /docs/o/ /docs/o/x=x`, treeNow + " " + strings.ReplaceAll(treeNow, "/d/", "/o/")},
+		treeNow + ` /docs/o/ /docs/o/x=x`, treeNow + " " + strings.ReplaceAll(treeNow, "/d/", "/o/"), [3]string{}},
 	{"move to another datasource", "alice: mkdir /pair/one/d -> ok\nalice: put /pair/one/d/a A -> ok", transfer("mv", "/pair/one/d", "/pair/two/d"),
-		`/pair/one/d/ /pair/one/d/a=A`, `/pair/two/d/ /pair/two/d/a=A`},
+		`/pair/one/d/ /pair/one/d/a=A`, `/pair/two/d/ /pair/two/d/a=A`, [3]string{"pair:/one/d", "/pair/one/d", "/pair/two/d"}},
 }
 
 const (
-	tree    = "alice: mkdir /docs/d -> ok\nalice: put /docs/d/a A -> ok\nalice: mkdir /docs/d/e -> ok\nalice: put /docs/d/e/b B -> ok"
-	treeNow = `/docs/d/ /docs/d/a=A /docs/d/e/ /docs/d/e/b=B`
+	tree    = "alice: mkdir /docs/d -> ok\nalice: put /docs/d/a A -> ok\nalice: mkdir /docs/d/e -> ok\nalice: put /docs/d/e/b B -> ok\nalice: prop /docs/d/e/b colour red -> ok"
+	treeNow = `/docs/d/ /docs/d/a=A /docs/d/e/ /docs/d/e/b=B,red`
 )
 
 func put(path, content string) func(context.Context, *gateway.Session) error {
@@ -137,13 +145,16 @@ func transfer(verb, from, to string) func(context.Context, *gateway.Session) err
 	}
 }
 
-// seen is everything alice can see, in order.
+// seen is everything a user can see, in order.
 func seen(t *testing.T, s *gateway.Session) string {
 	t.Helper()
 	var words []string
 	var look func(p gateway.Path)
 	look = func(p gateway.Path) {
 		for i, err := range s.List(t.Context(), p) {
+			if fault.KindOf(err) == fault.NotExist && err != nil {
+				return // a drop box
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -158,12 +169,47 @@ func seen(t *testing.T, s *gateway.Session) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			words = append(words, i.Path.String()+"="+string(content))
+			word := i.Path.String() + "=" + string(content)
+			props, err := s.Props(t.Context(), i.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range props {
+				word += "," + string(p.Value)
+			}
+			words = append(words, word)
 		}
 	}
 	look(gateway.Path{})
 	slices.Sort(words)
 	return strings.Join(words, " ")
+}
+
+// judge compares what alice and bob see with what may be: the state before the operation, when that may be, or the one after it.
+func (d deed) judge(t *testing.T, h *gatewaytest.House, what string, before bool) {
+	t.Helper()
+	alice, bob := seen(t, h.As("alice")), seen(t, h.As("bob"))
+	if alice == sorted(d.after) && bob == sorted(hide(d.after, d.deny[2])) {
+		return
+	}
+	if before && alice == sorted(d.before) && bob == sorted(hide(d.before, d.deny[1])) {
+		return
+	}
+	t.Errorf("%s: alice sees %q, bob %q", what, alice, bob)
+}
+
+// hide leaves out what lies at a path and below it.
+func hide(state, path string) string {
+	return strings.Join(slices.DeleteFunc(strings.Fields(state), func(word string) bool { return path != "" && strings.HasPrefix(word, path) }), " ")
+}
+
+// begin sets the scene.
+func (d deed) begin(t *testing.T, h *gatewaytest.House) {
+	t.Helper()
+	h.Tell(t, d.setup)
+	if d.deny[0] != "" {
+		h.Grant("user:bob", d.deny[0], "deny")
+	}
 }
 
 func sorted(s string) string {
@@ -218,7 +264,7 @@ func TestD04CrashAtEveryStep(t *testing.T) {
 			for at, steps := 1, 1; at <= steps; at++ {
 				for _, after := range []bool{false, true} {
 					h, f := wired(t)
-					h.Tell(t, d.setup)
+					d.begin(t, h)
 					f.arm(at, after, func() error { runtime.Goexit(); return nil })
 					acknowledged := false
 					done := make(chan struct{})
@@ -229,10 +275,7 @@ func TestD04CrashAtEveryStep(t *testing.T) {
 					<-done
 					steps = max(steps, f.disarm()+1) // one more: where it does not go wrong
 					h.Reopen()
-					got := seen(t, h.As("alice"))
-					if got != sorted(d.after) && (acknowledged || got != sorted(d.before)) {
-						t.Errorf("crash at step %d (after %t), acknowledged %t: seen %q", at, after, acknowledged, got)
-					}
+					d.judge(t, h, fmt.Sprintf("crash at step %d (after %t), acknowledged %t", at, after, acknowledged), !acknowledged)
 					sound(t, h)
 				}
 			}
@@ -250,31 +293,25 @@ func TestD07FailureAtEveryStep(t *testing.T) {
 				for at, steps := 2, 3; at <= steps; at++ {
 					// Every step fails twice: not done, and done without an answer, as a rename whose folder could not be synced.
 					h, f := wired(t)
-					h.Tell(t, d.setup)
+					d.begin(t, h)
 					after := at%2 == 1
 					f.arm(at/2, after, func() error { return fault.New("test", "", kind, nil) })
 					err := d.do(t.Context(), h.As("alice"))
 					steps = max(steps, 2*f.disarm()+3)
-					want := d.after
-					if err != nil {
-						want = d.before
-						if fault.KindOf(err) != kind {
-							t.Errorf("step %d: %v", at/2, err)
-						}
+					if err != nil && fault.KindOf(err) != kind {
+						t.Errorf("step %d: %v", at/2, err)
 					}
-					if got := seen(t, h.As("alice")); got != sorted(want) {
-						if !after || got != sorted(d.after) {
-							t.Errorf("failure at step %d (after %t, %v): seen %q", at/2, after, err, got)
-						}
-						want = d.after
+					what := fmt.Sprintf("failure at step %d (after %t, %v)", at/2, after, err)
+					d.judge(t, h, what, err != nil)
+					undone := seen(t, h.As("alice")) == sorted(d.before)
+					if err != nil && !after && !undone {
+						t.Errorf("%s: it was done all the same", what)
 					}
-					if err := d.do(t.Context(), h.As("alice")); err != nil && want == d.before {
+					if err := d.do(t.Context(), h.As("alice")); err != nil && undone {
 						t.Errorf("failure at step %d, then again: %v", at/2, err)
 					}
 					h.Reopen()
-					if got := seen(t, h.As("alice")); got != sorted(d.after) {
-						t.Errorf("failure at step %d, then again: seen %q", at/2, got)
-					}
+					d.judge(t, h, what+", then again", false)
 					sound(t, h)
 				}
 			})
