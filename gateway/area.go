@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,20 +67,66 @@ func (l *live) has(m *mounted, name string) bool {
 	return ok
 }
 
-// purge deletes what was put aside, with its rows, and drops its name. A failure is no failure of the operation: the next start tries again.
+// purge deletes what was put aside, with its rows, and drops its name. A failure is no failure of the operation: it is tried again.
 func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
 	g.journal.discard(old)
-	work := func(ctx context.Context) error {
-		defer g.live.drop(m, old.Path)
-		return mounts.Purge(ctx, m.Backend, old.Path)
-	}
 	if folder {
-		g.background("purge "+old.Path, work)
+		g.background("purge "+old.Path, func(ctx context.Context) error { return g.purgeNow(ctx, m, old.Path) })
 		return
 	}
-	if err := work(g.life); err != nil && fault.KindOf(err) != fault.NotExist {
-		g.log.Warn("a removed file still takes space until the next start", "name", old.Path, "err", err)
+	if err := g.purgeNow(g.life, m, old.Path); err != nil {
+		g.log.Warn("a removed file still takes space", "name", old.Path, "err", err)
 	}
+}
+
+func (g *Gateway) purgeNow(ctx context.Context, m *mounted, name string) error {
+	err := mounts.Purge(ctx, m.Backend, name)
+	if err != nil {
+		g.trash.add(m, name)
+		return err
+	}
+	g.live.drop(m, name)
+	return nil
+}
+
+// trash is what could not be purged when it should have been. Its names stay live until they are gone.
+type trash struct {
+	mu   sync.Mutex
+	left []trashed
+}
+
+type trashed struct {
+	m    *mounted
+	name string
+}
+
+// maxTrash bounds what is remembered; what is beyond goes at the next start.
+const maxTrash = 10_000
+
+func (t *trash) add(m *mounted, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.left) < maxTrash {
+		t.left = append(t.left, trashed{m, name})
+	}
+}
+
+// retry purges what is left, in the background.
+func (t *trash) retry(g *Gateway) {
+	t.mu.Lock()
+	left := t.left
+	t.left = nil
+	t.mu.Unlock()
+	if len(left) == 0 {
+		return
+	}
+	g.background("purge what is left", func(ctx context.Context) error {
+		var errs []error
+		for _, l := range left {
+			errs = append(errs, g.purgeNow(ctx, l.m, l.name))
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // purgeSource deletes the source of a move to another datasource, as far as listings show it, since only that has been copied. What is left

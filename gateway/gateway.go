@@ -38,6 +38,9 @@ type Config struct {
 	Clock    *clock.Clock
 	Logger   *slog.Logger // nil discards
 	Limits   Limits
+	// Room fails with NoSpace while the store's own volume is nearly full. Then only operations that give space back, or change nothing, go on:
+	// each needs a little of that volume for its record. Nil: there is always room.
+	Room func() error
 }
 
 // Limits bound what one principal may hold at a time. A zero field means its default.
@@ -45,6 +48,7 @@ type Limits struct {
 	Operations  int           // running at once per user and datasource, 256
 	Handles     int           // open files and uploads per user, 1000
 	Locks       int           // per user, 10,000
+	LocksNode   int           // shared ones of one node, 64
 	LocksTotal  int           // of everybody, 200,000
 	LockTimeout time.Duration // the longest a lock lasts without refresh, 1 h
 	Props       int           // dead properties of a node, 256
@@ -63,6 +67,7 @@ func (l *Limits) defaults() {
 	set(&l.Operations, 256)
 	set(&l.Handles, 1000)
 	set(&l.Locks, 10_000)
+	set(&l.LocksNode, 64)
 	set(&l.LocksTotal, 200_000)
 	set(&l.Props, 256)
 	set(&l.PropBytes, 64<<10)
@@ -86,6 +91,7 @@ type Gateway struct {
 	clock  *clock.Clock
 	log    *slog.Logger
 	limits Limits
+	room   func() error
 
 	drivers map[string]mounts.Driver
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
@@ -94,7 +100,8 @@ type Gateway struct {
 	made    sync.Map // roots of templates that exist, by policy.Place
 	purging sync.Map // what was put aside and is being deleted, by policy.Place
 
-	live    live // names in the areas of datasources
+	live    live  // names in the areas of datasources
+	trash   trash // what could not be purged yet
 	locks   lockTable
 	journal journal
 	budgets budgets
@@ -116,7 +123,7 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		db: cfg.DB, keys: cfg.Keys, engine: cfg.Policy, ident: cfg.Identity, audit: cfg.Audit, quota: cfg.Quota,
-		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, drivers: make(map[string]mounts.Driver),
+		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, drivers: make(map[string]mounts.Driver),
 	}
 	for _, d := range cfg.Drivers {
 		g.drivers[d.Name] = d
@@ -185,6 +192,7 @@ func (g *Gateway) tend() {
 				}
 			}
 			g.locks.expire()
+			g.trash.retry(g)
 			g.journal.tidy(g.life)
 		}
 	}

@@ -37,6 +37,7 @@ type entry struct {
 	Undo       inverse `json:"undo,omitzero"`
 	After      int64   `json:"after,omitempty"`  // another entry that must be done first: a move between datasources takes the source away last
 	Digest     uint64  `json:"digest,omitempty"` // of the tree that the first step takes away: what changed since stays
+	Stay       inverse `json:"stay,omitzero"`    // what to do when the source stays after all
 }
 
 // step renames From to To. ID and Change are what From is: a node that came to be there later is not meant.

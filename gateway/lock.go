@@ -311,7 +311,7 @@ func (o *op) lockable(l *Lock) error {
 // conflict is lockable for one who holds the table's mu.
 func (o *op) conflict(l *Lock) (err error) {
 	t, now := &o.g.locks, o.g.clock.Now()
-	if t.holders[l.holder] >= o.g.limits.Locks || len(t.byToken) >= o.g.limits.LocksTotal {
+	if t.holders[l.holder] >= o.g.limits.Locks || len(t.byToken) >= o.g.limits.LocksTotal || len(t.byPlace[l.at]) >= o.g.limits.LocksNode {
 		return fault.New("gateway.lock", l.Root.String(), fault.Busy, errLockCount)
 	}
 	clash := func(other *Lock) bool {

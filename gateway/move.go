@@ -88,6 +88,7 @@ type transfer struct {
 	seen   bool // the subject may know whether something is at the target
 	quota  *hold
 	delta  map[string]int64 // what the transfer adds to the quotas of workspaces
+	left   map[string]int64 // what of that is the source's, that goes
 }
 
 // transfer finds the target of a move or copy and refuses what cannot be.
@@ -241,8 +242,10 @@ func (t *transfer) usage(ctx context.Context) (map[string]int64, error) {
 	for _, s := range into {
 		usage[s] += size
 	}
+	t.left = make(map[string]int64, len(from))
 	for _, s := range from {
 		usage[s] -= size
+		t.left[s] = size
 	}
 	var growing []string
 	for scope := range usage {
@@ -293,12 +296,11 @@ func (t *transfer) carry(ctx context.Context, opt MoveOptions) error {
 	leave.After, leave.Digest = land.ID, c.digest
 	err = t.commit(ctx, func(tx *store.Tx) error {
 		err := t.moveRows(tx, land, old)
-		leave.Undo = inverse{Grants: land.Undo.Grants} // for a source that stays
+		leave.Stay = inverse{Moves: land.Undo.Moves[:1], Usage: t.left, Grants: land.Undo.Grants}
 		return err
 	}, land, leave)
 	if err == nil {
 		if err = t.both(ctx, land, leave); err != nil {
-			leave.Undo = inverse{}
 			t.takeBack(ctx, err, land, leave)
 		}
 	}

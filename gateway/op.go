@@ -50,6 +50,15 @@ func (v verb) changes() bool {
 	return true
 }
 
+// grows reports whether the verb needs room that it does not give back.
+func (v verb) grows() bool {
+	switch v {
+	case verbCreate, verbWrite, verbMkdir, verbCopy, verbSetProps, verbLock:
+		return true
+	}
+	return false
+}
+
 var (
 	errRefused  = errors.New("the rights do not allow it")
 	errVirtual  = errors.New("this folder is made of workspaces; an admin changes those")
@@ -92,6 +101,11 @@ func (o *op) start(ctx context.Context, p Path, acts []policy.Action) (err error
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if o.verb.grows() && o.g.room != nil {
+		if err := o.g.room(); err != nil {
+			return err
+		}
 	}
 	if o.b, err = o.s.current(ctx); err != nil {
 		return err

@@ -58,8 +58,8 @@ func (j *journal) resume(ctx context.Context, t *table) {
 			if e.After == 0 {
 				continue
 			}
-			if j.pending(e.After) {
-				err = j.keep(ctx, e)
+			if land, ok := j.pending(e.After); ok {
+				err = j.keep(ctx, e, &land)
 			} else {
 				err = j.recover(ctx, ds, m, e)
 			}
@@ -70,22 +70,22 @@ func (j *journal) resume(ctx context.Context, t *table) {
 	}
 }
 
-// of returns the entries of a datasource that are not yet replayed, and pending whether one of any datasource is not.
+// of returns the entries of a datasource that are not yet replayed, and pending one of any datasource that is not.
 func (j *journal) of(datasource string) []entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.open[datasource])
 }
 
-func (j *journal) pending(id int64) bool {
+func (j *journal) pending(id int64) (entry, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, es := range j.open {
-		if slices.ContainsFunc(es, func(e entry) bool { return e.ID == id }) {
-			return true
+		if i := slices.IndexFunc(es, func(e entry) bool { return e.ID == id }); i >= 0 {
+			return es[i], true
 		}
 	}
-	return false
+	return entry{}, false
 }
 
 // names returns every name that the open entries of a datasource speak of.
@@ -122,12 +122,15 @@ func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e ent
 		case err != nil && fault.KindOf(err) != fault.NotExist:
 			return err
 		case err == nil && now != e.Digest:
-			return j.keep(ctx, e)
+			return j.keep(ctx, e, nil)
 		}
 	}
 	finished, err := redo(ctx, m, e.Steps)
 	if err != nil {
 		return err
+	}
+	if !finished && e.After != 0 {
+		return j.keep(ctx, e, nil)
 	}
 	outcome := "recovered"
 	if !finished {
@@ -149,43 +152,80 @@ func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e ent
 	}
 	j.forget(e.ID, !finished)
 	j.g.log.Info("an interrupted operation was dealt with", "datasource", ds.cfg.Name, "path", e.Path, "outcome", outcome)
-	if finished {
-		j.clear(ctx, m, e)
-	}
+	j.clear(ctx, m, e, finished)
 	return nil
 }
 
-// clear deletes what the steps of a finished entry put aside.
-func (j *journal) clear(ctx context.Context, m *mounted, e entry) {
+// clear deletes what the steps of a finished entry put aside, or what one that was given up had staged.
+func (j *journal) clear(ctx context.Context, m *mounted, e entry, finished bool) {
 	for _, s := range e.Steps {
-		if !isDiscarded(s.To) {
-			continue
-		}
 		var err error
-		if e.After != 0 {
+		switch {
+		case !finished && isStaged(s.From):
+			err = mounts.Purge(ctx, m.Backend, s.From)
+		case !finished || !isDiscarded(s.To):
+			continue
+		case e.After != 0:
 			err = j.g.purgeSource(ctx, m, s.To, s.From)
-		} else {
+		default:
 			err = mounts.Purge(ctx, m.Backend, s.To)
 		}
 		if err != nil && fault.KindOf(err) != fault.NotExist {
-			j.g.log.Warn("cannot delete what an interrupted operation put aside", "name", s.To, "err", err)
+			j.g.log.Warn("cannot delete what an interrupted operation left behind", "path", e.Path, "err", err)
 		}
 	}
 }
 
-// keep gives up taking a source away: the move was never acknowledged, and becomes a copy. What protected the source protects it again.
-func (j *journal) keep(ctx context.Context, e entry) error {
+// keep gives up taking a source away: the move was never acknowledged, and becomes a copy. What protected the source protects it again. While
+// the copy is still to land, the source's rows are its again, too, and no matter of the copy's any more.
+func (j *journal) keep(ctx context.Context, e entry, land *entry) error {
+	if land != nil {
+		land.Undo.Moves = slices.DeleteFunc(slices.Clone(land.Undo.Moves), func(m shift) bool { return slices.Contains(e.Stay.Moves, m) })
+		land.Undo.Usage = sum(land.Undo.Usage, negated(e.Stay.Usage))
+	}
 	err := j.g.db.Update(ctx, func(tx *store.Tx) error {
-		if err := j.g.engine.KeepGrants(tx, e.Undo.Grants); err != nil {
+		if err := j.g.engine.KeepGrants(tx, e.Stay.Grants); err != nil {
 			return err
+		}
+		j.g.count(tx, e.Stay.Usage, 1)
+		if land != nil {
+			for _, m := range e.Stay.Moves {
+				if err := moveNodes(tx, m.From, m.To); err != nil {
+					return err
+				}
+			}
+			if err := j.rewrite(tx, land); err != nil {
+				return err
+			}
 		}
 		return j.settle(tx, e, "kept")
 	})
 	if err == nil {
 		j.forget(e.ID, false)
+		if land != nil {
+			j.replace(*land)
+		}
 		j.g.log.Warn("an interrupted move between datasources has become a copy", "path", e.Path)
 	}
 	return err
+}
+
+// rewrite changes what is noted of an entry that is still open, and replace does for the working copy.
+func (j *journal) rewrite(tx *store.Tx, e *entry) error {
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return fault.New("gateway.journal", e.Path, fault.Internal, err)
+	}
+	_, err = tx.Exec(`UPDATE journal SET payload = $1 WHERE id = $2`, string(payload), e.ID)
+	return err
+}
+
+func (j *journal) replace(e entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if i := slices.IndexFunc(j.open[e.Datasource], func(o entry) bool { return o.ID == e.ID }); i >= 0 {
+		j.open[e.Datasource][i] = e
+	}
 }
 
 // followers returns the open entries that were to come after one.
@@ -271,6 +311,9 @@ func isDone(ctx context.Context, m mounts.Backend, s step) (bool, error) {
 
 // isDiscarded reports whether a name is one of what was put aside.
 func isDiscarded(name string) bool { return strings.Contains(name, mounts.Area+"/"+discarded+"/") }
+
+// isStaged reports whether a name is one of what was to be published.
+func isStaged(name string) bool { return strings.Contains(name, mounts.Area+"/"+staging+"/") }
 
 // isAt reports whether the node that a step moves is at name; with fresh, as it was when the step was written down.
 func isAt(ctx context.Context, m mounts.Backend, name string, s step, fresh bool) (bool, error) {

@@ -3,8 +3,8 @@
 package local
 
 import (
-	"os"
 	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -43,7 +43,11 @@ func (b *Backend) probe() error {
 	}
 	f.AtomicReplace, f.Rename, f.Durable = mounts.Native, mounts.Native, native(!b.unsynced && !volatile[kind])
 
+	f.CaseSensitive = b.sensitive()
 	s, temp, fd, err := b.temp(b.mount, "probe")
+	if err == unix.ENOSPC || err == unix.EDQUOT {
+		return nil // reading and deleting go on; what was not seen to work is refused
+	}
 	if err != nil {
 		return err
 	}
@@ -65,7 +69,6 @@ func (b *Backend) probe() error {
 		f.Symlink = mounts.Native
 		unix.Unlinkat(s.fd, other, 0)
 	}
-	f.CaseSensitive = b.sensitive(s)
 	return nil
 }
 
@@ -86,17 +89,16 @@ func grain(want, got time.Time) time.Duration {
 	return 2 * time.Second
 }
 
-// sensitive reports whether "case" and "CASE" are two names.
-func (b *Backend) sensitive(s *stage) bool {
-	name := "case" + strconv.Itoa(os.Getpid())
-	fd, err := openat(s.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
+// sensitive reports whether the Area and its name in capitals are two names. It writes nothing: also a full disk tells.
+func (b *Backend) sensitive() bool {
+	if err := unix.Mkdirat(b.root, mounts.Area, 0o700); err != nil && err != unix.EEXIST {
 		return true
 	}
-	unix.Close(fd)
-	defer unix.Unlinkat(s.fd, name, 0)
-	var st unix.Stat_t
-	return unix.Fstatat(s.fd, "CASE"+name[4:], &st, unix.AT_SYMLINK_NOFOLLOW) != nil
+	var area, capitals unix.Stat_t
+	if unix.Fstatat(b.root, mounts.Area, &area, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return true
+	}
+	return unix.Fstatat(b.root, strings.ToUpper(mounts.Area), &capitals, unix.AT_SYMLINK_NOFOLLOW) != nil || capitals.Ino != area.Ino || capitals.Dev != area.Dev
 }
 
 // canWatch reports whether inotify can be used on descriptors, for which /proc is needed.
