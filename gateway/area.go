@@ -69,8 +69,8 @@ func (l *live) has(m *mounted, name string) bool {
 
 // purge deletes what was put aside, with its rows, and drops its name. A failure is no failure of the operation: it is tried again.
 func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
-	g.journal.discard(old)
 	if folder {
+		g.journal.discard(old)
 		g.background("purge "+old.Path, func(ctx context.Context) error { return g.purgeNow(ctx, m, old.Path) })
 		return
 	}

@@ -21,6 +21,7 @@ type journal struct {
 	mu    sync.Mutex
 	done  []int64            // finished, their rows not yet deleted
 	aside []policy.Place     // what was put aside: its rows are not yet deleted
+	rows  []int64            // rows of single files that were put aside
 	doubt []*entry           // the answer to whose transaction was lost, and that were not performed
 	open  map[string][]entry // by datasource, found at start and not yet replayed
 }
@@ -110,6 +111,16 @@ func (j *journal) discard(old policy.Place) {
 	j.aside = append(j.aside, old)
 }
 
+// discardRow is discard for the row of one file; 0 is none.
+func (j *journal) discardRow(id int64) {
+	if id == 0 {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.rows = append(j.rows, id)
+}
+
 // suspect notes entries that were not performed, but whose transactions may be committed.
 func (j *journal) suspect(entries ...*entry) {
 	j.mu.Lock()
@@ -120,7 +131,7 @@ func (j *journal) suspect(entries ...*entry) {
 // tidy deletes the rows of finished entries when no operation has come to do it, and takes back those whose answer was lost.
 func (j *journal) tidy(ctx context.Context) {
 	j.mu.Lock()
-	idle := len(j.done)+len(j.aside) == 0
+	idle := len(j.done)+len(j.aside)+len(j.rows) == 0
 	doubt := j.doubt
 	j.doubt = nil
 	j.mu.Unlock()
@@ -158,9 +169,9 @@ type sweeper struct{ j *journal }
 // Flush implements store.Flusher.
 func (s sweeper) Flush(tx *store.Tx, _ []any) error {
 	s.j.mu.Lock()
-	ids, aside := slices.Clone(s.j.done), slices.Clone(s.j.aside)
+	ids, aside, rows := slices.Clone(s.j.done), slices.Clone(s.j.aside), slices.Clone(s.j.rows)
 	s.j.mu.Unlock()
-	if len(ids)+len(aside) == 0 {
+	if len(ids)+len(aside)+len(rows) == 0 {
 		return nil
 	}
 	tx.OnCommit(func() {
@@ -168,11 +179,15 @@ func (s sweeper) Flush(tx *store.Tx, _ []any) error {
 		defer s.j.mu.Unlock()
 		s.j.done = slices.Delete(s.j.done, 0, len(ids))
 		s.j.aside = slices.Delete(s.j.aside, 0, len(aside))
+		s.j.rows = slices.Delete(s.j.rows, 0, len(rows))
 	})
 	for _, old := range aside {
 		if err := deleteNodes(tx, old.Datasource, old.Path); err != nil {
 			return err
 		}
+	}
+	if err := deleteIDs(tx, `DELETE FROM nodes WHERE id IN `, anys(rows)); err != nil {
+		return err
 	}
 	return deleteIDs(tx, `DELETE FROM journal WHERE id IN `, anys(ids))
 }

@@ -161,7 +161,12 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	aside := o.g.newName(o.m, o.name, discarded)
 	old := policy.Place{Datasource: o.ds.cfg.Name, Path: aside}
 	e := o.entry(o.ds, stepOf(o.name, aside, info))
-	err = o.commit(ctx, func(tx *store.Tx) error {
+	var row int64
+	err = o.commit(ctx, func(tx *store.Tx) (err error) {
+		if !info.IsDir() {
+			row, err = o.removeRow(tx, e, old, gone)
+			return err
+		}
 		rows, err := usageBelow(tx, o.at)
 		if err != nil {
 			return err
@@ -182,8 +187,33 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	}
 	o.g.locks.lift(o.at)
 	o.publish(event.Deleted, o.at, policy.Place{}, info.IsDir(), info.Size)
+	o.g.journal.discardRow(row)
 	o.g.purge(o.m, old, info.IsDir())
 	return nil
+}
+
+// removeRow puts the row of a file aside, as remove does for a tree, with fewer statements. It returns the row's id, 0 when there is none.
+func (o *op) removeRow(tx *store.Tx, e *entry, old policy.Place, gone map[string]int64) (id int64, err error) {
+	was, had, err := loadNode(tx.QueryRow, o.at)
+	if err != nil {
+		return 0, err
+	}
+	usage := gone
+	if had && !was.Folder {
+		usage = sum(gone, owners(map[string]int64{was.Owner: was.Size}))
+	}
+	o.g.count(tx, usage, -1)
+	e.Undo = inverse{Usage: usage}
+	switch {
+	case !had:
+		return 0, nil
+	case was.Folder:
+		// Outside, a file took the place of a folder: rows of what was in that may be left.
+		return 0, deleteNodes(tx, o.at.Datasource, o.at.Path)
+	}
+	e.Undo.Moves = []shift{{old, o.at}}
+	_, err = tx.Exec(`UPDATE nodes SET depth = $1, path = $2 WHERE id = $3`, depthOf(old.Path), old.Path, was.ID)
+	return was.ID, err
 }
 
 // onlyEmpty deletes the folder that was put aside. When it holds something after all, be it what no listing shows, it goes back.

@@ -42,6 +42,7 @@ type writer struct {
 func (w *writer) serve() {
 	defer w.finish()
 	w.decided = false
+	w.db.gather()
 	start := time.Now()
 	err := w.attempt(false, func() *call {
 		if len(w.batch) >= maxBatch || len(w.batch) > 0 && time.Since(start) > maxWork {

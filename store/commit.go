@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"runtime"
+	"time"
 
 	"cellgate/internal/fault"
 )
@@ -68,8 +70,11 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 
 var errClosed = errors.New("the store is closed")
 
-// Later has fn join the next batch and does not wait for it. A failure is logged. A crash may lose it; Close and Flush wait for it. After
-// Close it is dropped.
+// linger is how long what Later left waits for an Update to take it along, before it gets a transaction of its own.
+const linger = 20 * time.Millisecond
+
+// Later has fn join the next batch and does not wait for it; where no other comes, it gets one a moment later. A failure is logged. A crash
+// may lose it; Close and Flush wait for it. After Close it is dropped.
 func (db *DB) Later(fn func(tx *Tx) error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -78,9 +83,28 @@ func (db *DB) Later(fn func(tx *Tx) error) {
 		return
 	}
 	db.queue = append(db.queue, &call{fn: fn})
-	if !db.leading {
+	db.remind()
+}
+
+// remind sees to it that what is in the queue is served, also when nobody else comes. The caller holds mu.
+func (db *DB) remind() {
+	if db.leading || db.reminded || len(db.queue) == 0 {
+		return
+	}
+	db.reminded = true
+	time.AfterFunc(linger, func() {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		db.reminded = false
+		db.serveQueue()
+	})
+}
+
+// serveQueue has a goroutine serve the queue unless somebody does. The caller holds mu; Close waits until nobody leads.
+func (db *DB) serveQueue() {
+	if !db.leading && len(db.queue) > 0 {
 		db.leading = true
-		go db.lead(nil) // Close waits until nobody leads
+		go db.lead(nil)
 	}
 }
 
@@ -112,8 +136,7 @@ func (db *DB) lead(own *call) {
 	}
 }
 
-// passOn makes the first caller in the queue the leader. Without a caller, a goroutine serves what Later left; without that either, the
-// store is idle.
+// passOn makes the first caller in the queue the leader. Without one the store is idle, but for what Later left.
 func (db *DB) passOn() {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -124,13 +147,33 @@ func (db *DB) passOn() {
 			return
 		}
 	}
-	if len(db.queue) > 0 {
-		go db.lead(nil)
-		return
-	}
 	db.leading = false
-	db.idle.Broadcast()
+	if db.closed {
+		db.serveQueue()
+	}
+	if !db.leading {
+		db.remind()
+		db.idle.Broadcast()
+	}
 }
+
+// gather lets callers who are about to queue up do so: a transaction costs so much more than what one of them adds to it that a few turns of
+// the scheduler are well spent. It does not sleep, and a caller who is alone does not wait.
+func (db *DB) gather() {
+	for last, turns := -1, 0; turns < maxTurns; turns++ {
+		db.mu.Lock()
+		n := len(db.queue)
+		db.mu.Unlock()
+		if n == last {
+			return
+		}
+		last = n
+		runtime.Gosched()
+	}
+}
+
+// maxTurns bounds gather.
+const maxTurns = 16
 
 // pick takes the next call out of the queue, nil when there is none.
 func (db *DB) pick() *call {

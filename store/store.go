@@ -40,12 +40,13 @@ type DB struct {
 	writers *sql.DB  // lends one connection at a time to the batch that runs
 	lock    *os.File // the flock on the data folder, nil without one
 
-	mu      sync.Mutex
-	idle    sync.Cond // no batch runs and none waits
-	queue   []*call   // guarded by mu
-	leading bool      // somebody runs batches; guarded by mu
-	closed  bool      // guarded by mu
-	broken  error     // why the last transaction failed as a whole; guarded by mu
+	mu       sync.Mutex
+	idle     sync.Cond // no batch runs and none waits
+	queue    []*call   // guarded by mu
+	leading  bool      // somebody runs batches; guarded by mu
+	reminded bool      // a timer will serve what Later left; guarded by mu
+	closed   bool      // guarded by mu
+	broken   error     // why the last transaction failed as a whole; guarded by mu
 
 	w writer // belongs to whoever leads
 }
@@ -105,6 +106,7 @@ func (db *DB) Close() error {
 		return nil
 	}
 	db.closed = true
+	db.serveQueue()
 	for db.leading {
 		db.idle.Wait()
 	}
