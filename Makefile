@@ -4,7 +4,7 @@
 
 GO      ?= go
 # What the tests run against, on Debian. Tests skip, loudly, what is not there.
-PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light apache2 strace fuse3 attr acl
+PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light libnginx-mod-http-dav-ext apache2 strace fuse3 attr acl
 FUZZTIME ?= 30s
 
 .PHONY: run build test check lint vuln bench fuzz generate packages clean
