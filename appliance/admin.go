@@ -108,6 +108,9 @@ func (a *admin) handler() http.Handler {
 			panic(http.ErrAbortHandler) // the status is out; a connection that ends early is what is left to say
 		}
 	})
+	get(mux, "/", func(context.Context, *http.Request) (struct{}, error) {
+		return struct{}{}, fault.New("appliance.admin", "", fault.NotExist, errors.New("the box has nothing of that name"))
+	})
 	return a.contain(mux)
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,7 +83,10 @@ func (b *box) createUser(ctx context.Context, in account, actor string) (account
 	} else if taken {
 		return account{}, fault.New(op, in.Login, fault.Exist, nil)
 	}
-	if err := b.putUser(ctx, sp, actor, "user.create"); err != nil {
+	if err := b.known(ctx, sp.Group, sp.Roles); err != nil {
+		return account{}, err
+	}
+	if err := b.putUser(ctx, sp, 0, actor, "user.create"); err != nil {
 		return account{}, err
 	}
 	out, err := b.account(ctx, in.Login)
@@ -93,13 +97,39 @@ func (b *box) createUser(ctx context.Context, in account, actor string) (account
 // madeUpPassword returns one with 130 random bits.
 func madeUpPassword() string { return strings.ToLower(rand.Text()) }
 
-func (b *box) putUser(ctx context.Context, sp identity.Spec, actor, action string) error {
+// known refuses a group or role that does not exist: from the shell that is a slip of the pen; a declared state makes them.
+func (b *box) known(ctx context.Context, group string, roles []string) error {
+	if g, err := policy.CanonicalGroup(group); err == nil { // a wrong name is said by who puts the user
+		groups, err := b.identity.Groups(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(groups, func(have identity.Group) bool { return have.Path == g }) {
+			return notThere("group", g)
+		}
+	}
+	have, err := b.identity.Roles(ctx)
+	for _, name := range roles {
+		if err == nil && !slices.ContainsFunc(have, func(r identity.Role) bool { return r.Name == name }) {
+			return notThere("role", name)
+		}
+	}
+	return err
+}
+
+// putUser makes or changes the account with this id, 0 for a new one.
+func (b *box) putUser(ctx context.Context, sp identity.Spec, id int64, actor, action string) error {
 	if err := b.identity.Prepare(ctx, &sp); err != nil {
 		return err
 	}
 	return b.db.Update(ctx, func(tx *store.Tx) error {
 		if _, err := b.identity.PutUser(tx, sp); err != nil {
 			return err
+		}
+		if sp.Disabled { // nobody shall wait for locks that their holder cannot release
+			if err := b.gateway.ForgetLocks(tx, id); err != nil {
+				return err
+			}
 		}
 		b.record(tx, actor, action, "user:"+policy.FoldLogin(sp.Login))
 		return nil
@@ -124,14 +154,21 @@ func (b *box) editUser(ctx context.Context, login, action string, edit func(*ide
 	if err := identity.CheckSpec(sp); err != nil {
 		return account{}, fault.New("appliance.editUser", "", fault.Invalid, err)
 	}
-	if err := b.putUser(ctx, sp, localActor, action); err != nil {
+	if err := b.putUser(ctx, sp, u.ID, localActor, action); err != nil {
 		return account{}, err
 	}
 	return b.account(ctx, login)
 }
 
 func (b *box) changeUser(ctx context.Context, login string, c accountChange) (account, error) {
-	return b.editUser(ctx, login, "user.change", func(sp *identity.Spec) error {
+	out, err := b.editUser(ctx, login, "user.change", func(sp *identity.Spec) error {
+		var group string
+		var roles []string
+		set(&group, c.Group)
+		set(&roles, c.Roles)
+		if err := b.known(ctx, group, roles); err != nil {
+			return err
+		}
 		set(&sp.Name, c.Name)
 		set(&sp.Email, c.Email)
 		set(&sp.Group, c.Group)
@@ -147,6 +184,10 @@ func (b *box) changeUser(ctx context.Context, login string, c accountChange) (ac
 		sp.Profile = profile
 		return nil
 	})
+	if err == nil && c.Disabled != nil && !*c.Disabled {
+		b.identity.Forgive(login)
+	}
+	return out, err
 }
 
 func set[T any](to, from *T) {
@@ -165,6 +206,9 @@ func (b *box) setPassword(ctx context.Context, login, password string) (account,
 		sp.Password = secret.New(password)
 		return nil
 	})
+	if err == nil {
+		b.identity.Forgive(login)
+	}
 	out.Password = made
 	return out, err
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/appliance/strict"
 	"cellgate/gateway"
 	"cellgate/internal/fault"
 	"cellgate/mounts"
@@ -85,11 +86,17 @@ func notThere(kind, name string) error {
 	return fault.New("appliance.admin", "", fault.NotExist, fmt.Errorf("there is no %s %q", kind, name))
 }
 
-// putWorkspace makes or changes a workspace. Grants that are nil stay as they are.
+// putWorkspace makes or changes a workspace. Grants that are nil stay as they are, on the roots there are now.
 func (b *box) putWorkspace(ctx context.Context, in workspaceInfo) (workspaceInfo, error) {
 	w := gateway.Workspace{Slug: in.Slug, Label: in.Label, Roots: in.Roots, Quota: in.Quota}
 	if errs := b.gateway.CheckWorkspace(w); len(errs) > 0 {
 		return workspaceInfo{}, invalid(errs)
+	}
+	if in.Grants == nil {
+		var err error
+		if in.Grants, err = b.grantsOf(ctx, w.Slug); err != nil {
+			return workspaceInfo{}, err
+		}
 	}
 	grants, err := b.workspaceGrants(w, in.Grants)
 	if err != nil {
@@ -99,10 +106,8 @@ func (b *box) putWorkspace(ctx context.Context, in workspaceInfo) (workspaceInfo
 		if _, err := b.gateway.PutWorkspace(tx, w); err != nil {
 			return err
 		}
-		if in.Grants != nil {
-			if _, err := b.engine.ReplaceGrants(tx, workspaceSource(w.Slug), grants); err != nil {
-				return err
-			}
+		if _, err := b.engine.ReplaceGrants(tx, workspaceSource(w.Slug), grants); err != nil {
+			return err
 		}
 		b.record(tx, localActor, "workspace.put", w.Slug)
 		return nil
@@ -115,15 +120,27 @@ func (b *box) putWorkspace(ctx context.Context, in workspaceInfo) (workspaceInfo
 
 // invalid makes one error of several problems.
 func invalid(errs []error) error {
-	texts := make([]string, len(errs))
+	problems := make(strict.Problems, len(errs))
 	for i, err := range errs {
-		texts[i] = plain(err)
+		problems[i].Text = plain(err)
 	}
-	return fault.New("appliance.admin", "", fault.Invalid, errors.New(strings.Join(texts, "\n")))
+	return problems
 }
 
-// workspaceGrants spreads the grants of a workspace over its roots. Workspaces that are only being declared may be named in declared.
-func (b *box) workspaceGrants(w gateway.Workspace, in []grantInfo, declared ...gateway.Workspace) ([]policy.Grant, error) {
+// grantsOf returns the grants of a workspace as they were declared, before they were spread over its roots.
+func (b *box) grantsOf(ctx context.Context, slug string) (out []grantInfo, err error) {
+	grants, err := b.engine.Grants(ctx, policy.Filter{Source: workspaceSource(slug)})
+	for _, g := range grants {
+		info := grantInfo{To: string(g.To), Rights: rightsWords(g), Expires: g.Expires}
+		if !slices.ContainsFunc(out, func(o grantInfo) bool { return o.String() == info.String() }) {
+			out = append(out, info)
+		}
+	}
+	return out, err
+}
+
+// workspaceGrants spreads the grants of a workspace over its roots.
+func (b *box) workspaceGrants(w gateway.Workspace, in []grantInfo) ([]policy.Grant, error) {
 	var out []policy.Grant
 	for _, g := range in {
 		to, err := policy.ParsePrincipal(g.To)
@@ -135,7 +152,7 @@ func (b *box) workspaceGrants(w gateway.Workspace, in []grantInfo, declared ...g
 			return nil, fault.New("appliance.admin", "", fault.Invalid, err)
 		}
 		for _, root := range w.Roots {
-			on, err := b.gateway.GrantPlace(root, append(declared, w)...)
+			on, err := b.gateway.RootPlace(root)
 			if err != nil {
 				return nil, err
 			}
@@ -146,7 +163,7 @@ func (b *box) workspaceGrants(w gateway.Workspace, in []grantInfo, declared ...g
 }
 
 func (b *box) deleteWorkspace(ctx context.Context, slug string) error {
-	return b.change(ctx, func(tx *store.Tx) error {
+	return b.named("workspace", slug, b.change(ctx, func(tx *store.Tx) error {
 		if err := b.gateway.DeleteWorkspace(tx, slug); err != nil {
 			return err
 		}
@@ -155,7 +172,7 @@ func (b *box) deleteWorkspace(ctx context.Context, slug string) error {
 		}
 		b.record(tx, localActor, "workspace.delete", slug)
 		return nil
-	})
+	}))
 }
 
 func (b *box) datasources(ctx context.Context) []datasourceInfo {
@@ -227,13 +244,18 @@ func (b *box) testDatasource(ctx context.Context, name string) (datasourceInfo, 
 }
 
 func (b *box) deleteDatasource(ctx context.Context, name string) error {
-	return b.change(ctx, func(tx *store.Tx) error {
+	err := b.named("datasource", name, b.change(ctx, func(tx *store.Tx) error {
 		if err := b.gateway.DeleteDatasource(tx, name); err != nil {
 			return err
 		}
 		b.record(tx, localActor, "datasource.delete", name)
 		return nil
-	})
+	}))
+	var f *fault.Error
+	if errors.As(err, &f) && f.Kind == fault.Exist {
+		return fault.New("appliance.admin", name, fault.Invalid, fmt.Errorf("it is in use: %w", f.Err))
+	}
+	return err
 }
 
 func (b *box) policies(ctx context.Context) ([]policyInfo, error) {
@@ -264,13 +286,13 @@ func (b *box) policy(ctx context.Context, name string) (policyInfo, error) {
 }
 
 func (b *box) deletePolicy(ctx context.Context, name string) error {
-	return b.db.Update(ctx, func(tx *store.Tx) error {
+	return b.named("policy", name, b.db.Update(ctx, func(tx *store.Tx) error {
 		if err := b.engine.DeletePolicy(tx, name); err != nil {
 			return err
 		}
 		b.record(tx, localActor, "policy.delete", name)
 		return nil
-	})
+	}))
 }
 
 // explain answers a question with the function that decides for real.
@@ -382,7 +404,7 @@ func (b *box) fsck(ctx context.Context, repair bool) ([]finding, error) {
 		if f.Datasource != "" {
 			at = policy.Place{Datasource: f.Datasource, Path: f.Path}.String()
 		}
-		out = append(out, finding{Place: at, Text: f.What, Fatal: f.Fatal, Repaired: f.Repaired})
+		out = append(out, finding{Place: at, Text: f.What, Fatal: f.Fatal, Outside: f.Outside, Repaired: f.Repaired})
 	})
 	return out, err
 }

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"strings"
 	"time"
 
 	"cellgate/appliance/strict"
@@ -115,7 +116,8 @@ type policyInfo struct {
 type finding struct {
 	Place    string `json:"place,omitempty"`
 	Text     string `json:"text"`
-	Fatal    bool   `json:"fatal"` // something is lost or was tampered with
+	Fatal    bool   `json:"fatal"`   // something is lost or was tampered with
+	Outside  bool   `json:"outside"` // other tools changed a file, as they may
 	Repaired bool   `json:"repaired"`
 }
 
@@ -137,9 +139,17 @@ type change struct {
 	Sign string `json:"sign"`
 	Kind string `json:"kind"`
 	Name string `json:"name"`
+	What diff   `json:"what,omitempty"` // of a "~": what differs now
 }
 
-func (c change) String() string { return c.Sign + " " + c.Kind + " " + c.Name }
+// String returns "~ user alice: profile admin -> standard".
+func (c change) String() string {
+	s := c.Sign + " " + c.Kind + " " + clean(c.Name)
+	if len(c.What) > 0 {
+		s += ": " + strings.Join(c.What, ", ")
+	}
+	return s
+}
 
 // version is what runs.
 type version struct {

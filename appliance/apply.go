@@ -3,11 +3,13 @@ package appliance
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"cellgate/appliance/strict"
 	"cellgate/gateway"
 	"cellgate/policy"
+	"cellgate/policy/audit"
 	"cellgate/policy/identity"
 	"cellgate/policy/quota"
 	"cellgate/store"
@@ -25,11 +27,12 @@ func (b *box) apply(ctx context.Context, source string, src []byte) (applied, er
 		return applied{}, err
 	}
 	c := &checker{doc: doc, st: &st, world: before, gateway: b.gateway, engine: b.engine, problems: problems}
+	st.complete(doc, before)
 	c.all()
 	if err := c.problems.Err(); err != nil {
 		return applied{}, err
 	}
-	p, err := b.plan(ctx, doc, &st)
+	p, err := b.plan(ctx, doc, &st, before)
 	if err != nil {
 		return applied{}, err
 	}
@@ -58,8 +61,8 @@ func (b *box) apply(ctx context.Context, source string, src []byte) (applied, er
 // world returns what exists.
 func (b *box) world(ctx context.Context) (world, error) {
 	w := world{
-		users: map[string]bool{}, groups: map[string]bool{}, roles: map[string]bool{},
-		datasources: map[string]bool{}, workspaces: map[string]bool{}, policies: map[string]bool{},
+		users: map[string]identity.User{}, groups: map[string]string{}, roles: map[string]identity.Role{},
+		datasources: map[string]gateway.Datasource{}, workspaces: map[string]gateway.Workspace{}, policies: map[string]policy.Policy{},
 	}
 	users, err := b.identity.Users(ctx, identity.UserFilter{})
 	if err != nil {
@@ -78,22 +81,22 @@ func (b *box) world(ctx context.Context) (world, error) {
 		return w, err
 	}
 	for _, u := range users {
-		w.users[u.Login] = true
+		w.users[u.Login] = u
 	}
 	for _, g := range groups {
-		w.groups[g.Path] = true
+		w.groups[g.Path] = g.Label
 	}
 	for _, r := range roles {
-		w.roles[r.Name] = true
+		w.roles[r.Name] = r
 	}
 	for _, p := range policies {
-		w.policies[p.Name] = true
+		w.policies[p.Name] = p
 	}
 	for _, d := range b.gateway.Datasources(ctx) {
-		w.datasources[d.Name] = true
+		w.datasources[d.Name] = d.Datasource
 	}
 	for _, ws := range b.gateway.Workspaces() {
-		w.workspaces[ws.Slug] = true
+		w.workspaces[ws.Slug] = ws.Workspace
 	}
 	return w, nil
 }
@@ -101,23 +104,24 @@ func (b *box) world(ctx context.Context) (world, error) {
 // plan is what has to be worked out before the transaction: it takes long, or it reads what the transaction changes.
 type plan struct {
 	specs     []identity.Spec
-	workspace [][]policy.Grant // by workspace; nil where the file says nothing about grants
+	workspace [][]policy.Grant // by workspace; nil where they stay as they are
 	grants    []policy.Grant   // those that differ from what is there
 	fresh     []bool           // by grant: there was none
+	differ    []diff           // by grant: how it differs from the one there was
 	guards    [][]policy.Place // by policy
 	limits    []limit
 }
 
 // limit is a quota of a user that differs from what is there.
 type limit struct {
-	login string
-	bytes int64
+	login   string
+	was, is int64
 }
 
 // declaredSource is the source of grants that stand by themselves.
 const declaredSource = "apply"
 
-func (b *box) plan(ctx context.Context, doc *strict.Document, st *state) (*plan, error) {
+func (b *box) plan(ctx context.Context, doc *strict.Document, st *state, before world) (*plan, error) {
 	p := &plan{}
 	for _, u := range st.Users {
 		sp, err := u.spec()
@@ -135,19 +139,25 @@ func (b *box) plan(ctx context.Context, doc *strict.Document, st *state) (*plan,
 		if _, now, err := b.quota.Usage(ctx, "user:"+policy.FoldLogin(u.Login)); err != nil {
 			return nil, err
 		} else if now != most {
-			p.limits = append(p.limits, limit{policy.FoldLogin(u.Login), most})
+			p.limits = append(p.limits, limit{policy.FoldLogin(u.Login), now, most})
 		}
 	}
 	declared := st.workspaces()
 	for i, w := range st.Workspaces {
 		var gs []policy.Grant
-		if doc.Has(key("workspaces", i) + ".grants") {
+		declares := doc.Has(key("workspaces", i) + ".grants")
+		if old, ok := before.workspaces[w.Slug]; declares || ok && !slices.Equal(old.Roots, w.Roots) {
 			infos := make([]grantInfo, len(w.Grants))
 			for i, g := range w.Grants {
 				infos[i] = grantInfo{To: g.To, Rights: g.Rights, Expires: g.Expires}
 			}
 			var err error
-			if gs, err = b.workspaceGrants(declared[i], infos, declared...); err != nil {
+			if !declares { // those there are follow to the new roots
+				if infos, err = b.grantsOf(ctx, w.Slug); err != nil {
+					return nil, err
+				}
+			}
+			if gs, err = b.workspaceGrants(declared[i], infos); err != nil {
 				return nil, err
 			}
 			if gs == nil {
@@ -156,10 +166,13 @@ func (b *box) plan(ctx context.Context, doc *strict.Document, st *state) (*plan,
 		}
 		p.workspace = append(p.workspace, gs)
 	}
-	for _, sp := range st.Policies {
+	for i, sp := range st.Policies {
 		var places []policy.Place
+		if !doc.Has(key("policies", i) + ".guards") {
+			places = before.policies[sp.Name].Guards
+		}
 		for _, on := range sp.Guards {
-			at, err := b.gateway.GrantPlace(on, declared...)
+			at, err := st.place(b.gateway, on)
 			if err != nil {
 				return nil, err
 			}
@@ -167,10 +180,10 @@ func (b *box) plan(ctx context.Context, doc *strict.Document, st *state) (*plan,
 		}
 		p.guards = append(p.guards, places)
 	}
-	return p, b.planGrants(ctx, st, declared, p)
+	return p, b.planGrants(ctx, st, p)
 }
 
-func (b *box) planGrants(ctx context.Context, st *state, declared []gateway.Workspace, p *plan) error {
+func (b *box) planGrants(ctx context.Context, st *state, p *plan) error {
 	have, err := b.engine.Grants(ctx, policy.Filter{Source: declaredSource})
 	if err != nil {
 		return err
@@ -184,7 +197,7 @@ func (b *box) planGrants(ctx context.Context, st *state, declared []gateway.Work
 		if err != nil {
 			return err
 		}
-		on, err := b.gateway.GrantPlace(g.On, declared...)
+		on, err := st.place(b.gateway, g.On)
 		if err != nil {
 			return err
 		}
@@ -193,7 +206,12 @@ func (b *box) planGrants(ctx context.Context, st *state, declared []gateway.Work
 		if i >= 0 && have[i].Rights == rights && have[i].Policy == name && have[i].Expires.Equal(g.Expires) {
 			continue
 		}
-		p.grants, p.fresh = append(p.grants, want), append(p.fresh, i < 0)
+		var d diff
+		if i >= 0 {
+			d.compare("rights", strings.Join(rightsWords(have[i]), "+"), strings.Join(rightsWords(want), "+"))
+			d.compare("expires", stamp(have[i].Expires), stamp(g.Expires))
+		}
+		p.grants, p.fresh, p.differ = append(p.grants, want), append(p.fresh, i < 0), append(p.differ, d)
 	}
 	return nil
 }
@@ -207,16 +225,18 @@ type writer struct {
 }
 
 // note records a change, if there was one, in the result and in the audit log.
-func (w *writer) note(kind, name string, existed, changed bool) {
+func (w *writer) note(kind, name string, existed, changed bool, what diff) {
 	if !changed {
 		return
 	}
-	sign := "~"
+	c := change{Sign: "~", Kind: kind, Name: name, What: what}
 	if !existed {
-		sign = "+"
+		c.Sign, c.What = "+", nil
 	}
-	w.changes = append(w.changes, change{Sign: sign, Kind: kind, Name: name})
-	w.box.record(w.tx, localActor, "apply."+kind, name)
+	w.changes = append(w.changes, c)
+	w.box.audit.Append(w.tx, audit.Record{
+		Actor: localActor, Action: "apply." + kind, Place: name, Outcome: "ok", Protocol: "admin", Detail: strings.Join(c.What, ", "),
+	})
 }
 
 func (w *writer) all(st *state, p *plan) error {
@@ -236,29 +256,56 @@ func (w *writer) identity(st *state, p *plan) error {
 			return err
 		}
 		path, _ := policy.CanonicalGroup(g.Path)
-		w.note("group", path, w.before.groups[path], changed)
+		var d diff
+		d.compare("label", w.before.groups[path], g.Label)
+		w.note("group", path, has(w.before.groups, path), changed, d)
 	}
 	for _, r := range st.Roles {
-		changed, err := w.box.identity.PutRole(w.tx, identity.Role{Name: r.Name, Label: r.Label})
+		changed, err := w.box.identity.PutRole(w.tx, identity.Role{Name: r.Name, Label: r.Label, Profiles: w.before.roles[r.Name].Profiles})
 		if err != nil {
 			return err
 		}
-		w.note("role", r.Name, w.before.roles[r.Name], changed)
+		var d diff
+		d.compare("label", w.before.roles[r.Name].Label, r.Label)
+		w.note("role", r.Name, has(w.before.roles, r.Name), changed, d)
 	}
 	for _, sp := range p.specs {
-		changed, err := w.box.identity.PutUser(w.tx, sp)
-		if err != nil {
+		if err := w.user(sp, p); err != nil {
 			return err
 		}
-		login := policy.FoldLogin(sp.Login)
-		limited := slices.IndexFunc(p.limits, func(l limit) bool { return l.login == login })
-		if limited >= 0 {
-			if err := w.box.quota.SetLimit(w.tx, "user:"+login, p.limits[limited].bytes); err != nil {
-				return err
-			}
-		}
-		w.note("user", login, w.before.users[login], changed || limited >= 0)
 	}
+	return nil
+}
+
+func (w *writer) user(sp identity.Spec, p *plan) error {
+	login := policy.FoldLogin(sp.Login)
+	was, existed := w.before.users[login]
+	d := diffUser(was, sp)
+	bare := sp
+	bare.SSHKeys, bare.S3Keys = nil, nil
+	changed, err := w.box.identity.PutUser(w.tx, bare)
+	if err != nil {
+		return err
+	}
+	rekeyed, err := w.box.identity.PutUser(w.tx, sp)
+	if err != nil {
+		return err
+	}
+	d.note("keys", rekeyed)
+	limited := slices.IndexFunc(p.limits, func(l limit) bool { return l.login == login })
+	if limited >= 0 {
+		l := p.limits[limited]
+		d.compare("quota", bytesText(l.was), bytesText(l.is))
+		if err := w.box.quota.SetLimit(w.tx, "user:"+login, l.is); err != nil {
+			return err
+		}
+	}
+	if existed && sp.Disabled && !was.Disabled {
+		if err := w.box.gateway.ForgetLocks(w.tx, was.ID); err != nil {
+			return err
+		}
+	}
+	w.note("user", login, existed, changed || rekeyed || limited >= 0, d)
 	return nil
 }
 
@@ -268,7 +315,7 @@ func (w *writer) datasources(st *state, _ *plan) error {
 		if err != nil {
 			return err
 		}
-		w.note("datasource", d.Name, w.before.datasources[d.Name], changed)
+		w.note("datasource", d.Name, has(w.before.datasources, d.Name), changed, diffDatasource(w.before.datasources[d.Name], d.gateway()))
 	}
 	return nil
 }
@@ -279,13 +326,14 @@ func (w *writer) policies(st *state, p *plan) error {
 		if err != nil {
 			return err
 		}
-		w.note("policy", sp.Name, w.before.policies[sp.Name], changed)
+		w.note("policy", sp.Name, has(w.before.policies, sp.Name), changed, nil)
 	}
 	return nil
 }
 
 func (w *writer) workspaces(st *state, p *plan) error {
 	for i, sw := range st.Workspaces {
+		d := diffWorkspace(w.before.workspaces[sw.Slug], sw.gateway())
 		changed, err := w.box.gateway.PutWorkspace(w.tx, sw.gateway())
 		if err != nil {
 			return err
@@ -295,9 +343,10 @@ func (w *writer) workspaces(st *state, p *plan) error {
 			if err != nil {
 				return err
 			}
+			d.note("grants", regranted)
 			changed = changed || regranted
 		}
-		w.note("workspace", sw.Slug, w.before.workspaces[sw.Slug], changed)
+		w.note("workspace", sw.Slug, has(w.before.workspaces, sw.Slug), changed, d)
 	}
 	return nil
 }
@@ -308,10 +357,10 @@ func (w *writer) grants(_ *state, p *plan) error {
 			return err
 		}
 		until := ""
-		if !g.Expires.IsZero() {
+		if p.fresh[i] && !g.Expires.IsZero() {
 			until = " until " + g.Expires.Format(time.RFC3339)
 		}
-		w.note("grant", string(g.To)+" on "+g.On.String()+until, !p.fresh[i], true)
+		w.note("grant", string(g.To)+" on "+g.On.String()+until, !p.fresh[i], true, p.differ[i])
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,6 +28,7 @@ type box struct {
 	log      *slog.Logger
 	clock    *clock.Clock
 	db       *store.DB
+	lease    *lease // nil on SQLite
 	keys     *seal.Keyring
 	audit    *audit.Log
 	engine   *policy.Engine
@@ -52,7 +54,12 @@ func openBox(ctx context.Context, cfg *Config, log *slog.Logger) (_ *box, err er
 	if b.db, err = store.Open(ctx, store.Config{URL: cfg.Database.Reveal(), Dir: cfg.Data, Clock: b.clock, Logger: log}); err != nil {
 		return nil, err
 	}
-	if b.keys, err = seal.Open(cfg.Data); err != nil {
+	if !cfg.Database.IsZero() {
+		if b.lease, err = takeLease(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	if b.keys, err = openKeys(ctx, b.db, cfg.Data); err != nil {
 		return nil, err
 	}
 	b.audit = audit.New(b.db, b.clock)
@@ -67,7 +74,7 @@ func openBox(ctx context.Context, cfg *Config, log *slog.Logger) (_ *box, err er
 	b.quota = quota.New(b.db)
 	b.gateway, err = gateway.New(ctx, gateway.Config{
 		DB: b.db, Keys: b.keys, Policy: b.engine, Identity: b.identity, Audit: b.audit, Quota: b.quota,
-		Drivers: all.Drivers(), Clock: b.clock, Logger: log,
+		Drivers: drivers(cfg.Data), Clock: b.clock, Logger: log, Room: (&room{dir: cfg.Data}).left,
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +87,11 @@ func openFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o700)
+	err := os.Chmod(dir, 0o700)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("the data folder %s belongs to another user: run this as that user, or name another folder with --data", dir)
+	}
+	return err
 }
 
 // close closes what is open, from the top to the bottom, and returns what went wrong.
@@ -94,6 +105,9 @@ func (b *box) close() error {
 	}
 	if b.engine != nil {
 		errs = append(errs, b.engine.Close())
+	}
+	if b.lease != nil {
+		errs = append(errs, b.lease.release())
 	}
 	if b.db != nil {
 		errs = append(errs, b.db.Close())

@@ -94,7 +94,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int)
 	}
 	run, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintf(stderr, "cellgate: %v\n", err)
+		say(stderr, "cellgate: %v\n", err)
 		var at *kong.ParseError
 		if errors.As(err, &at) && at.Context.Command() != "" {
 			fmt.Fprintf(stderr, "Try: cellgate %s --help\n", commandWords(at.Context))
@@ -138,12 +138,12 @@ func (t *term) report(err error) int {
 	case errors.Is(err, errReported):
 		return exitFailed
 	case errors.As(err, &usage):
-		fmt.Fprintf(t.err, "cellgate: %v\n", usage)
+		say(t.err, "cellgate: %v\n", usage)
 		return exitUsage
 	case errors.As(err, &problems):
 		status := exitFailed
 		for _, p := range problems {
-			fmt.Fprintln(t.err, p)
+			say(t.err, "%v\n", p)
 			if strings.HasPrefix(p.Source, "flag ") {
 				status = exitUsage
 			}
@@ -151,7 +151,7 @@ func (t *term) report(err error) int {
 		fmt.Fprintf(t.err, "cellgate: %s; nothing was changed\n", count(len(problems), "problem"))
 		return status
 	}
-	fmt.Fprintf(t.err, "cellgate: %s\n", plain(err))
+	say(t.err, "cellgate: %s\n", strings.ReplaceAll(plain(err), "\n", "; "))
 	return exitFailed
 }
 
@@ -159,21 +159,41 @@ func count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return number(n) + " " + noun + "s"
 }
 
 // show prints a result: as JSON when asked to, else by text.
 func (t *term) show(result any, text func(w io.Writer)) error {
 	if t.cli.JSON {
-		enc := json.NewEncoder(t.out)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		return enc.Encode(result)
+		return t.json(result)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 8, 2, ' ', 0)
 	text(w)
 	return w.Flush()
 }
+
+func (t *term) json(result any) error {
+	enc := json.NewEncoder(t.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(result)
+}
+
+// done tells what was done: in words on standard error, or, for programs, as the changed thing on standard output.
+func (t *term) done(result any, format string, args ...any) error {
+	if t.cli.JSON {
+		return t.json(result)
+	}
+	say(t.err, format+"\n", args...)
+	return nil
+}
+
+// changed is the result of a command that leaves nothing to show.
+type changed struct {
+	Changed []string `json:"changed"`
+}
+
+func changedOne(kind, name string) changed { return changed{[]string{kind + " " + name}} }
 
 // input opens the file a command reads, "-" being standard input.
 func (t *term) input(name string) (io.ReadCloser, string, error) {

@@ -4,7 +4,6 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -38,9 +37,9 @@ type auditReport struct {
 }
 
 type auditCmd struct {
-	List   auditListCmd   `cmd:"" help:"List records, the latest last."`
+	List   auditListCmd   `cmd:"" help:"List records, the latest last; with --json one array of them."`
 	Verify auditVerifyCmd `cmd:"" help:"Verify that no record was changed, removed or put in."`
-	Export auditExportCmd `cmd:"" help:"Write all records as CSV."`
+	Export auditExportCmd `cmd:"" help:"Write all records as CSV; with --json one object a line (NDJSON)."`
 }
 
 type auditFilter struct {
@@ -98,26 +97,49 @@ type auditListCmd struct {
 }
 
 func (c *auditListCmd) Run(t *term) error {
-	if t.cli.JSON { // one record a line, as they come: a log may be long
-		enc := json.NewEncoder(t.out)
-		enc.SetEscapeHTML(false)
-		return c.records(t, c.Limit, func(r auditRecord) error { return enc.Encode(r) })
+	if t.cli.JSON {
+		return c.array(t)
 	}
-	return t.show(nil, func(w io.Writer) {
-		fmt.Fprintln(w, "SEQ\tTIME\tACTOR\tACTION\tOUTCOME\tPATH\tPROTOCOL\tADDRESS")
-		err := c.records(t, c.Limit, func(r auditRecord) error {
+	var failure error
+	err := t.show(nil, func(w io.Writer) {
+		say(w, "SEQ\tTIME\tACTOR\tACTION\tOUTCOME\tPATH\tPROTOCOL\tADDRESS\n")
+		failure = c.records(t, c.Limit, func(r auditRecord) error {
 			path := r.Path
 			if path == "" {
 				path = r.Place
 			}
-			_, err := fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Seq, r.Time.Format(time.RFC3339), orDash(r.Actor), r.Action, r.Outcome, orDash(path),
+			say(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Seq, r.Time.Format(time.RFC3339), orDash(r.Actor), r.Action, r.Outcome, orDash(path),
 				orDash(r.Protocol), orDash(r.Addr))
-			return err
+			return nil
 		})
-		if err != nil {
-			fmt.Fprintf(t.err, "cellgate: %s\n", plain(err))
-		}
 	})
+	return errors.Join(failure, err)
+}
+
+// array prints the records as one array, a record a line, as they come: a log may be long.
+func (c *auditListCmd) array(t *term) error {
+	before := "["
+	err := c.records(t, c.Limit, func(r auditRecord) error {
+		_, err := io.WriteString(t.out, before+"\n")
+		before = ","
+		return errors.Join(err, encodeLine(t.out, r))
+	})
+	if err != nil {
+		return err
+	}
+	if before == "[" {
+		_, err = io.WriteString(t.out, "[]\n")
+	} else {
+		_, err = io.WriteString(t.out, "]\n")
+	}
+	return err
+}
+
+// encodeLine writes v as a line of JSON.
+func encodeLine(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 type auditVerifyCmd struct{}
@@ -129,9 +151,9 @@ func (c *auditVerifyCmd) Run(t *term) error {
 	}
 	if err := t.show(out, func(w io.Writer) {
 		if out.OK {
-			fmt.Fprintf(w, "%s, all in order\n", count(int(out.Records), "record"))
+			say(w, "%s, all in order\n", count(int(out.Records), "record"))
 		} else {
-			fmt.Fprintf(w, "record %d: %s\n", out.Broken, out.Text)
+			say(w, "record %d: %s\n", out.Broken, out.Text)
 		}
 	}); err != nil {
 		return err
@@ -148,7 +170,7 @@ type auditExportCmd struct {
 
 func (c *auditExportCmd) Run(t *term) error {
 	if t.cli.JSON {
-		return (&auditListCmd{auditFilter: c.auditFilter}).Run(t)
+		return c.records(t, 0, func(r auditRecord) error { return encodeLine(t.out, r) })
 	}
 	w := csv.NewWriter(t.out)
 	w.UseCRLF = true // RFC 4180 §2

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -53,17 +52,17 @@ func (c *applyCmd) Run(t *term) error {
 		return err
 	}
 	for _, w := range out.Warnings {
-		fmt.Fprintf(t.err, "warning: %s\n", w)
+		say(t.err, "warning: %s\n", w)
 	}
 	return t.show(out, func(w io.Writer) { out.print(w) })
 }
 
 func (a *applied) print(w io.Writer) {
 	for _, c := range a.Changes {
-		fmt.Fprintln(w, c)
+		say(w, "%s\n", c)
 	}
 	if len(a.Changes) == 0 {
-		fmt.Fprintln(w, "nothing changed")
+		say(w, "nothing changed\n")
 	}
 }
 
@@ -71,7 +70,7 @@ type explainCmd struct {
 	User     string    `required:"" help:"Login of who wants to."`
 	Action   string    `required:"" help:"list, preview, download, create, modify, delete, share; read and write stand for download and modify."`
 	Path     string    `required:"" help:"Path as that user sees it, such as /docs/a.txt."`
-	Protocol string    `help:"Protocol it comes by." default:"webdav"`
+	Protocol string    `help:"Protocol it comes by: webdav, sftp, s3, rest or fuse." default:"webdav" enum:"webdav,sftp,s3,rest,fuse"`
 	IP       string    `name:"ip" help:"Address it comes from."`
 	Client   string    `help:"User agent."`
 	Method   string    `help:"HTTP method."`
@@ -89,9 +88,9 @@ func (c *explainCmd) Run(t *term) error {
 		if out.Allowed {
 			verdict = "allowed"
 		}
-		fmt.Fprintf(w, "%s: %s\n", verdict, out.Rule)
+		say(w, "%s: %s\n", verdict, out.Rule)
 		for _, line := range out.Trace {
-			fmt.Fprintf(w, "  %s\n", line)
+			say(w, "  %s\n", line)
 		}
 	})
 }
@@ -110,9 +109,9 @@ func (c *policyListCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(out, func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tKIND\tGUARDS")
+		say(w, "NAME\tKIND\tGUARDS\n")
 		for _, p := range out {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", p.Name, p.Kind, orDash(strings.Join(p.Guards, ",")))
+			say(w, "%s\t%s\t%s\n", p.Name, p.Kind, orDash(strings.Join(p.Guards, ",")))
 		}
 	})
 }
@@ -138,7 +137,7 @@ func (c *policyDeleteCmd) Run(t *term) error {
 	if err := t.call(http.MethodDelete, at("policies", c.Name), nil, nil); err != nil {
 		return err
 	}
-	return t.done("policy %s deleted", c.Name)
+	return t.done(changedOne("policy", c.Name), "policy %s deleted", c.Name)
 }
 
 type versionCmd struct{}
@@ -146,7 +145,7 @@ type versionCmd struct{}
 func (c *versionCmd) Run(t *term) error {
 	v := thisVersion()
 	return t.show(v, func(w io.Writer) {
-		fmt.Fprintf(w, "cellgate %s %s %s\n", v.Version, v.Revision, v.Go)
+		say(w, "cellgate %s %s %s\n", v.Version, v.Revision, v.Go)
 	})
 }
 
@@ -191,7 +190,7 @@ func (c *backupCmd) Run(t *term) error {
 		os.Remove(c.File)
 		return err
 	}
-	return t.done("written to %s; it holds the box's keys, so keep it like a password", c.File)
+	return t.done(changedOne("file", c.File), "written to %s; it holds the box's keys, so keep it like a password", c.File)
 }
 
 // backup asks the running box for a backup, or makes it from the data folder when none runs.
@@ -229,11 +228,12 @@ func (c *restoreCmd) Run(t *term) error {
 	if err := restoreBackup(t.ctx, store.Config{URL: cfg.Database.Reveal(), Dir: cfg.Data}, r); err != nil {
 		return err
 	}
-	return t.done("restored into %s", filepath.Clean(cfg.Data))
+	return t.done(changedOne("folder", filepath.Clean(cfg.Data)), "restored into %s", filepath.Clean(cfg.Data))
 }
 
 type fsckCmd struct {
-	Repair bool `help:"Also repair what can be repaired without loss."`
+	Repair  bool `help:"Also repair what can be repaired without loss."`
+	Verbose bool `help:"Also list the files that other tools have changed, which they may."`
 }
 
 func (c *fsckCmd) Run(t *term) error {
@@ -252,24 +252,31 @@ func (c *fsckCmd) Run(t *term) error {
 	if err != nil {
 		return err
 	}
-	open := 0
+	found, open, outside := 0, 0, 0
 	for _, f := range out {
-		if !f.Repaired {
+		switch {
+		case f.Outside:
+			outside++
+			continue
+		case !f.Repaired:
 			open++
 		}
+		found++
 	}
 	if err := t.show(out, func(w io.Writer) {
 		for _, f := range out {
-			state := "found"
-			switch {
-			case f.Repaired:
-				state = "repaired"
-			case f.Fatal:
-				state = "LOST"
+			if !f.Outside || c.Verbose {
+				say(w, "%s\t%s\t%s\n", f.state(), orDash(f.Place), f.Text)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\n", state, orDash(f.Place), f.Text)
 		}
-		fmt.Fprintf(w, "%s, %d left\n", count(len(out), "finding"), open)
+		if outside > 0 {
+			more := ""
+			if !c.Verbose {
+				more = "; --verbose lists them"
+			}
+			say(w, "%s changed outside%s\n", count(outside, "file"), more)
+		}
+		say(w, "%s, %d left\n", count(found, "finding"), open)
 	}); err != nil {
 		return err
 	}
@@ -277,4 +284,17 @@ func (c *fsckCmd) Run(t *term) error {
 		return errReported
 	}
 	return nil
+}
+
+// state is what became of a finding, in a word.
+func (f finding) state() string {
+	switch {
+	case f.Repaired:
+		return "repaired"
+	case f.Fatal:
+		return "LOST"
+	case f.Outside:
+		return "outside"
+	}
+	return "found"
 }

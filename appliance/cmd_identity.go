@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -16,14 +15,6 @@ func (t *term) call(method, path string, in, out any) error {
 		return err
 	}
 	return c.call(t.ctx, method, path, in, out)
-}
-
-// done says on standard error what was done, where there is no result to print.
-func (t *term) done(format string, args ...any) error {
-	if !t.cli.JSON {
-		fmt.Fprintf(t.err, format+"\n", args...)
-	}
-	return nil
 }
 
 // at makes a path of the API; what people typed stays one segment each.
@@ -69,7 +60,7 @@ func (c *userAddCmd) Run(t *term) error {
 	}
 	return t.show(out, func(w io.Writer) {
 		if out.Password != "" {
-			fmt.Fprintf(w, "%s\n", out.Password)
+			say(w, "%s\n", out.Password)
 		}
 	})
 }
@@ -82,13 +73,13 @@ func (c *userListCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(out, func(w io.Writer) {
-		fmt.Fprintln(w, "LOGIN\tNAME\tGROUP\tPROFILE\tROLES\tSTATE")
+		say(w, "LOGIN\tNAME\tGROUP\tPROFILE\tROLES\tSTATE\n")
 		for _, u := range out {
 			state := "active"
 			if u.Disabled {
 				state = "disabled"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Login, orDash(u.Name), u.Group, u.Profile, orDash(strings.Join(u.Roles, ",")), state)
+			say(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Login, orDash(u.Name), u.Group, u.Profile, orDash(strings.Join(u.Roles, ",")), state)
 		}
 	})
 }
@@ -103,7 +94,7 @@ func (c *userShowCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(u, func(w io.Writer) {
-		fmt.Fprintf(w, "login\t%s\nname\t%s\nemail\t%s\ngroup\t%s\nprofile\t%s\nroles\t%s\ndisabled\t%t\ncreated\t%s\n", u.Login, orDash(u.Name),
+		say(w, "login\t%s\nname\t%s\nemail\t%s\ngroup\t%s\nprofile\t%s\nroles\t%s\ndisabled\t%t\ncreated\t%s\n", u.Login, orDash(u.Name),
 			orDash(u.Email), u.Group, u.Profile, orDash(strings.Join(u.Roles, ",")), u.Disabled, stamp(u.Created))
 	})
 }
@@ -119,10 +110,11 @@ type userChangeCmd struct {
 
 func (c *userChangeCmd) Run(t *term) error {
 	in := accountChange{Name: c.Name, Email: c.Email, Group: c.Group, Profile: c.Profile, Roles: c.Roles}
-	if err := t.call(http.MethodPatch, at("users", c.Login), in, nil); err != nil {
+	var out account
+	if err := t.call(http.MethodPatch, at("users", c.Login), in, &out); err != nil {
 		return err
 	}
-	return t.done("user %s changed", c.Login)
+	return t.done(out, "user %s changed", c.Login)
 }
 
 type userPasswdCmd struct {
@@ -144,7 +136,7 @@ func (c *userPasswdCmd) Run(t *term) error {
 	}
 	return t.show(out, func(w io.Writer) {
 		if out.Password != "" {
-			fmt.Fprintln(w, out.Password)
+			say(w, "%s\n", out.Password)
 		}
 	})
 }
@@ -162,10 +154,11 @@ type userEnableCmd struct {
 func (c *userEnableCmd) Run(t *term) error { return setDisabled(t, c.Login, false) }
 
 func setDisabled(t *term, login string, disabled bool) error {
-	if err := t.call(http.MethodPatch, at("users", login), accountChange{Disabled: &disabled}, nil); err != nil {
+	var out account
+	if err := t.call(http.MethodPatch, at("users", login), accountChange{Disabled: &disabled}, &out); err != nil {
 		return err
 	}
-	return t.done("user %s %s", login, map[bool]string{true: "disabled", false: "enabled"}[disabled])
+	return t.done(out, "user %s %s", login, map[bool]string{true: "disabled", false: "enabled"}[disabled])
 }
 
 type userDeleteCmd struct {
@@ -176,7 +169,7 @@ func (c *userDeleteCmd) Run(t *term) error {
 	if err := t.call(http.MethodDelete, at("users", c.Login), nil, nil); err != nil {
 		return err
 	}
-	return t.done("user %s deleted", c.Login)
+	return t.done(changedOne("user", c.Login), "user %s deleted", c.Login)
 }
 
 type groupCmd struct {
@@ -200,7 +193,12 @@ type groupDeleteCmd struct {
 	Path string `arg:""`
 }
 
-func (c *groupDeleteCmd) Run(t *term) error { return deleteLabel(t, "groups", c.Path) }
+func (c *groupDeleteCmd) Run(t *term) error {
+	if c.Path == "/" {
+		return usagef("the group / stays: everybody is in it")
+	}
+	return deleteLabel(t, "groups", c.Path)
+}
 
 type roleCmd struct {
 	Add    roleAddCmd    `cmd:"" help:"Make a role, or give it another label."`
@@ -226,10 +224,11 @@ type roleDeleteCmd struct {
 func (c *roleDeleteCmd) Run(t *term) error { return deleteLabel(t, "roles", c.Name) }
 
 func putLabel(t *term, kind, name, text string) error {
-	if err := t.call(http.MethodPost, at(kind), label{Name: name, Label: text}, nil); err != nil {
+	var out label
+	if err := t.call(http.MethodPost, at(kind), label{Name: name, Label: text}, &out); err != nil {
 		return err
 	}
-	return t.done("%s %s made", strings.TrimSuffix(kind, "s"), name)
+	return t.done(out, "%s %s made", strings.TrimSuffix(kind, "s"), name)
 }
 
 func listLabels(t *term, kind string) error {
@@ -239,7 +238,7 @@ func listLabels(t *term, kind string) error {
 	}
 	return t.show(out, func(w io.Writer) {
 		for _, l := range out {
-			fmt.Fprintf(w, "%s\t%s\n", l.Name, orDash(l.Label))
+			say(w, "%s\t%s\n", l.Name, orDash(l.Label))
 		}
 	})
 }
@@ -248,7 +247,8 @@ func deleteLabel(t *term, kind, name string) error {
 	if err := t.call(http.MethodDelete, at(kind, name), nil, nil); err != nil {
 		return err
 	}
-	return t.done("%s %s deleted", strings.TrimSuffix(kind, "s"), name)
+	one := strings.TrimSuffix(kind, "s")
+	return t.done(changedOne(one, name), "%s %s deleted", one, name)
 }
 
 type tokenCmd struct {
@@ -258,25 +258,25 @@ type tokenCmd struct {
 }
 
 type tokenCreateCmd struct {
-	Login     string        `arg:""`
-	Label     string        `required:"" help:"What it is for."`
-	Expires   time.Duration `help:"How long it is valid, such as 720h; without, until revoked."`
-	Protocols []string      `help:"Protocols it is good for; without, all."`
+	Login     string         `arg:""`
+	Label     string         `required:"" help:"What it is for."`
+	Expires   *time.Duration `help:"How long it is valid, such as 720h; without, until revoked."`
+	Protocols []string       `help:"Protocols it is good for, of webdav, sftp, s3, rest, fuse; without, all." enum:"webdav,sftp,s3,rest,fuse"`
 }
 
 func (c *tokenCreateCmd) Run(t *term) error {
 	in := appPassword{Label: c.Label, Protocols: c.Protocols}
-	if c.Expires < 0 {
-		return usagef("--expires cannot be negative")
-	}
-	if c.Expires > 0 {
-		in.Expires = time.Now().Add(c.Expires).UTC()
+	if c.Expires != nil {
+		if *c.Expires <= 0 {
+			return usagef("--expires %s: it would have expired already", *c.Expires)
+		}
+		in.Expires = time.Now().Add(*c.Expires).UTC()
 	}
 	var out appPassword
 	if err := t.call(http.MethodPost, at("users", c.Login, "tokens"), in, &out); err != nil {
 		return err
 	}
-	return t.show(out, func(w io.Writer) { fmt.Fprintln(w, out.Password) })
+	return t.show(out, func(w io.Writer) { say(w, "%s\n", out.Password) })
 }
 
 type tokenListCmd struct {
@@ -289,9 +289,9 @@ func (c *tokenListCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(out, func(w io.Writer) {
-		fmt.Fprintln(w, "ID\tLABEL\tPROTOCOLS\tCREATED\tEXPIRES")
+		say(w, "ID\tLABEL\tPROTOCOLS\tCREATED\tEXPIRES\n")
 		for _, p := range out {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.ID, p.Label, orDash(strings.Join(p.Protocols, ",")), stamp(p.Created), stamp(p.Expires))
+			say(w, "%s\t%s\t%s\t%s\t%s\n", p.ID, p.Label, orDash(strings.Join(p.Protocols, ",")), stamp(p.Created), stamp(p.Expires))
 		}
 	})
 }
@@ -305,5 +305,5 @@ func (c *tokenRevokeCmd) Run(t *term) error {
 	if err := t.call(http.MethodDelete, at("users", c.Login, "tokens", c.ID), nil, nil); err != nil {
 		return err
 	}
-	return t.done("app password revoked")
+	return t.done(changedOne("token", c.ID), "app password revoked")
 }

@@ -73,6 +73,9 @@ func (c *portableCmd) Run(t *term) (err error) {
 		if _, err := fmt.Fprintln(t.out, s.readyLine()); err != nil {
 			return err
 		}
+		if !c.TLS && !loopback(c.Address) {
+			say(t.err, "warning: the password and the files cross the network in the clear; --tls encrypts them\n")
+		}
 		s.commands(t.out, dir, login, password)
 		return nil
 	}, t.err)
@@ -124,7 +127,7 @@ func (s *server) commands(w io.Writer, dir, login, password string) {
 		insecure, noCheck = " --insecure", " --no-check-certificate"
 		windows = `\\` + host + `@SSL@` + port + `\dav\` + portableSlug
 	}
-	fmt.Fprintf(w, `
+	say(w, `
 sharing   %s
 address   %s
 login     %s
@@ -138,7 +141,7 @@ Windows   net use * %s /user:%s %s
 macOS     Finder, Go, Connect to Server: %s
 `, dir, url, login, password, insecure, login, password, url, insecure, login, password, url, noCheck, url, login, password, login, url, windows, login, password, url)
 	if s.cert != nil {
-		fmt.Fprintf(w, "\ncertificate fingerprint (SHA-256) %s\n", fingerprint(s.cert.current))
+		say(w, "\ncertificate fingerprint (SHA-256) %s\n", fingerprint(s.cert.current))
 	}
-	fmt.Fprintf(w, "\nStop with Ctrl-C; nothing is kept but the files.\n")
+	say(w, "\nStop with Ctrl-C; nothing is kept but the files.\n")
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 )
@@ -64,6 +65,16 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
+// softMemory is what the runtime tries to stay below by collecting sooner. Hashing a password takes 64 MiB of it.
+const softMemory = 192 << 20
+
+// boundMemory sets the soft limit, unless GOMEMLIMIT says otherwise.
+func boundMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(softMemory)
+	}
+}
+
 // serve runs a box until ctx ends, and then lets requests finish; a second signal cuts them off. It calls ready once every door accepts.
 func serve(ctx context.Context, cfg *Config, warnings []string, ready func(*server) error, stderr io.Writer) (err error) {
 	out := &lines{out: stderr}
@@ -72,6 +83,7 @@ func serve(ctx context.Context, cfg *Config, warnings []string, ready func(*serv
 	for _, w := range warnings {
 		log.Warn(w)
 	}
+	boundMemory()
 	b, err := openBox(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -99,6 +111,8 @@ func serve(ctx context.Context, cfg *Config, warnings []string, ready func(*serv
 			continue
 		case err = <-failed:
 			log.Error("door closed", "err", err)
+		case err = <-b.lostLease():
+			log.Error("stopping", "err", err)
 		case <-ctx.Done():
 		}
 		break

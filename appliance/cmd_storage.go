@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -25,9 +24,9 @@ func (c *workspaceListCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(out, func(w io.Writer) {
-		fmt.Fprintln(w, "SLUG\tLABEL\tROOTS\tUSED\tQUOTA\tSTATE")
+		say(w, "SLUG\tLABEL\tROOTS\tUSED\tQUOTA\tSTATE\n")
 		for _, ws := range out {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ","), bytesText(ws.Used), bytesText(ws.Quota), ws.State)
+			say(w, "%s\t%s\t%s\t%s\t%s\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ","), bytesText(ws.Used), bytesText(ws.Quota), ws.State)
 		}
 	})
 }
@@ -42,10 +41,10 @@ func (c *workspaceShowCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(ws, func(w io.Writer) {
-		fmt.Fprintf(w, "slug\t%s\nlabel\t%s\nroots\t%s\nused\t%s\nquota\t%s\nstate\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ", "),
+		say(w, "slug\t%s\nlabel\t%s\nroots\t%s\nused\t%s\nquota\t%s\nstate\t%s\n", ws.Slug, orDash(ws.Label), strings.Join(ws.Roots, ", "),
 			bytesText(ws.Used), bytesText(ws.Quota), stateText(ws.State, ws.Reason))
 		for _, g := range ws.Grants {
-			fmt.Fprintf(w, "grant\t%s\n", g)
+			say(w, "grant\t%s\n", g)
 		}
 	})
 }
@@ -67,10 +66,11 @@ func (c *workspaceAddCmd) Run(t *term) error {
 		}
 		in.Grants = append(in.Grants, grantInfo{To: to, Rights: strings.Split(rights, "+")})
 	}
-	if err := t.call(http.MethodPost, at("workspaces"), in, nil); err != nil {
+	var out workspaceInfo
+	if err := t.call(http.MethodPost, at("workspaces"), in, &out); err != nil {
 		return err
 	}
-	return t.done("workspace %s made", c.Slug)
+	return t.done(out, "workspace %s made", c.Slug)
 }
 
 type workspaceDeleteCmd struct {
@@ -81,7 +81,7 @@ func (c *workspaceDeleteCmd) Run(t *term) error {
 	if err := t.call(http.MethodDelete, at("workspaces", c.Slug), nil, nil); err != nil {
 		return err
 	}
-	return t.done("workspace %s deleted; its files are where they were", c.Slug)
+	return t.done(changedOne("workspace", c.Slug), "workspace %s deleted; its files are where they were", c.Slug)
 }
 
 type datasourceCmd struct {
@@ -100,9 +100,9 @@ func (c *datasourceListCmd) Run(t *term) error {
 		return err
 	}
 	return t.show(out, func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tDRIVER\tFREE\tSTATE")
+		say(w, "NAME\tDRIVER\tFREE\tSTATE\n")
 		for _, d := range out {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", d.Name, d.Driver, bytesText(d.Free), stateText(d.State, d.Reason))
+			say(w, "%s\t%s\t%s\t%s\n", d.Name, d.Driver, bytesText(d.Free), stateText(d.State, d.Reason))
 		}
 	})
 }
@@ -120,17 +120,17 @@ func (c *datasourceShowCmd) Run(t *term) error {
 }
 
 func (d *datasourceInfo) print(w io.Writer) {
-	fmt.Fprintf(w, "name\t%s\ndriver\t%s\n", d.Name, d.Driver)
+	say(w, "name\t%s\ndriver\t%s\n", d.Name, d.Driver)
 	for _, k := range slices.Sorted(maps.Keys(d.Options)) {
-		fmt.Fprintf(w, "option %s\t%s\n", k, d.Options[k])
+		say(w, "option %s\t%s\n", k, d.Options[k])
 	}
 	for _, k := range d.Credentials {
-		fmt.Fprintf(w, "credential %s\t(sealed)\n", k)
+		say(w, "credential %s\t(sealed)\n", k)
 	}
-	fmt.Fprintf(w, "read-only\t%t\ndurability\t%s\nstate\t%s\nsince\t%s\ntotal\t%s\nfree\t%s\n", d.ReadOnly, d.Durability, stateText(d.State, d.Reason),
+	say(w, "read-only\t%t\ndurability\t%s\nstate\t%s\nsince\t%s\ntotal\t%s\nfree\t%s\n", d.ReadOnly, d.Durability, stateText(d.State, d.Reason),
 		stamp(d.Since), bytesText(d.Total), bytesText(d.Free))
 	for _, k := range slices.Sorted(maps.Keys(d.Features)) {
-		fmt.Fprintf(w, "%s\t%s\n", k, d.Features[k])
+		say(w, "%s\t%s\n", k, d.Features[k])
 	}
 }
 
@@ -148,7 +148,7 @@ func (c *datasourceAddCmd) Run(t *term) error {
 	if err := t.call(http.MethodPost, at("datasources"), in, &out); err != nil {
 		return err
 	}
-	return t.show(out, func(w io.Writer) { fmt.Fprintf(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) })
+	return t.show(out, func(w io.Writer) { say(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) })
 }
 
 type datasourceTestCmd struct {
@@ -160,7 +160,7 @@ func (c *datasourceTestCmd) Run(t *term) error {
 	if err := t.call(http.MethodPost, at("datasources", c.Name, "test"), nil, &out); err != nil {
 		return err
 	}
-	if err := t.show(out, func(w io.Writer) { fmt.Fprintf(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) }); err != nil {
+	if err := t.show(out, func(w io.Writer) { say(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) }); err != nil {
 		return err
 	}
 	if out.State != stateUp {
@@ -177,7 +177,7 @@ func (c *datasourceDeleteCmd) Run(t *term) error {
 	if err := t.call(http.MethodDelete, at("datasources", c.Name), nil, nil); err != nil {
 		return err
 	}
-	return t.done("datasource %s detached; its files are where they were", c.Name)
+	return t.done(changedOne("datasource", c.Name), "datasource %s detached; its files are where they were", c.Name)
 }
 
 const stateUp = "up"

@@ -3,11 +3,14 @@ package appliance
 import (
 	"context"
 	"crypto/x509"
+	"database/sql"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,14 +29,17 @@ func (c *doctorCmd) Run(t *term) error {
 		return err
 	}
 	d := &doctor{now: time.Now()}
-	d.offline(t)
+	cfg := d.offline(t)
 	var running []check
-	switch err := box.call(t.ctx, http.MethodGet, "/v1/doctor", nil, &running); {
-	case err == nil:
+	if err := box.call(t.ctx, http.MethodGet, "/v1/doctor", nil, &running); err == nil {
 		d.ok("box", "it runs")
 		d.checks = append(d.checks, running...)
-	default:
+	} else {
 		d.warn("box", "%s", plain(err))
+		d.files()
+		if cfg != nil && errors.Is(err, errNoBox) {
+			d.remembered(t.ctx, cfg)
+		}
 	}
 	worst := 0
 	for _, k := range d.checks {
@@ -43,7 +49,7 @@ func (c *doctorCmd) Run(t *term) error {
 	}
 	if err := t.show(d.checks, func(w io.Writer) {
 		for _, k := range d.checks {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", k.State, k.Name, k.Text)
+			say(w, "%s\t%s\t%s\n", k.State, k.Name, k.Text)
 		}
 	}); err != nil {
 		return err
@@ -67,23 +73,78 @@ func (d *doctor) ok(name, format string, args ...any)   { d.add("ok", name, form
 func (d *doctor) warn(name, format string, args ...any) { d.add("warn", name, format, args...) }
 func (d *doctor) fail(name, format string, args ...any) { d.add("fail", name, format, args...) }
 
-// offline looks at what can be seen without a running box.
-func (d *doctor) offline(t *term) {
+// offline looks at what can be seen whether a box runs or not, and returns the configuration, nil for one that is wrong.
+func (d *doctor) offline(t *term) *Config {
 	cfg, err := t.config()
 	if err != nil {
 		d.fail("configuration", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
-		return
+		return nil
 	}
 	d.ok("configuration", "valid")
 	d.modes(cfg.Data)
 	d.space(cfg.Data)
-	d.files()
 	d.clock()
 	if cfg.TLS.Mode == "files" {
 		d.certificate(cfg.TLS.Cert)
 	} else {
 		d.certificate(filepath.Join(cfg.Data, "tls", "self-signed.crt"))
 	}
+	return cfg
+}
+
+// remembered reads just enough of the database of a box that does not run to say whether it is one, and whether the keys fit. It writes nothing.
+func (d *doctor) remembered(ctx context.Context, cfg *Config) {
+	driver, source, file := "pgx", cfg.Database.Reveal(), filepath.Join(cfg.Data, "cellgate.db")
+	if source == "" {
+		driver, source = "sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?mode=ro"
+		if _, err := os.Stat(file); os.IsNotExist(err) {
+			if found, err := hasKeys(cfg.Data); found || err != nil {
+				d.fail("store", "%v", errNewDatabase(cfg.Data))
+			}
+			return // said by modes
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	probe := ""
+	db, err := sql.Open(driver, source)
+	if err == nil {
+		defer db.Close()
+		if driver == "sqlite" {
+			err = whole(ctx, db)
+		}
+		if err == nil {
+			err = db.QueryRowContext(ctx, `SELECT value FROM settings WHERE key = $1`, keysSetting).Scan(&probe)
+		}
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		probe = keysExpected
+	case err != nil && driver == "sqlite":
+		d.fail("store", "%s cannot be read: %v; restore a backup into a new folder (cellgate restore)", file, err)
+		return
+	case err != nil:
+		d.fail("store", "PostgreSQL: %v", err)
+		return
+	}
+	d.ok("store", "it can be read")
+	if err := checkKeys(cfg.Data, probe); err != nil {
+		d.fail("keys", "%s", plain(err))
+		return
+	}
+	d.ok("keys", "they fit the store")
+}
+
+// whole asks SQLite whether its file is in order.
+func whole(ctx context.Context, db *sql.DB) error {
+	var answer string
+	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&answer); err != nil {
+		return err
+	}
+	if answer != "ok" {
+		return errors.New(answer)
+	}
+	return nil
 }
 
 // modes checks that nobody else can read the data folder.
@@ -200,6 +261,7 @@ func (d *doctor) certificate(name string) {
 // doctor looks at the running box from inside.
 func (s *server) doctor(ctx context.Context) []check {
 	d := &doctor{now: s.clock.Now()}
+	d.files() // of the box: a shell may have other limits
 	if err := s.check(ctx); err != nil {
 		d.fail("store", "%s", plain(err))
 	} else {

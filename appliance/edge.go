@@ -37,6 +37,8 @@ func (e *edge) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: rw, ctl: ctl, stall: e.cfg.Limits.StallTimeout, direct: r.TLS == nil && r.ProtoMajor == 1, bufs: &e.bufs}
 	in := &body{ReadCloser: r.Body, ctl: ctl, stall: e.cfg.Limits.StallTimeout, lack: leastProgress}
 	if r.Body != nil && r.Body != http.NoBody {
+		// A copy, because net/http looks at the original's body to tell whether a client still waits for "100 Continue".
+		r = r.WithContext(r.Context())
 		r.Body = in
 	}
 	door := doorOf(r.URL.Path)
@@ -121,6 +123,9 @@ func (e *edge) done(r *http.Request, w *response, in *body, id, door string, too
 		slog.String("id", id), slog.String("method", r.Method), slog.String("path", loggedPath(r.URL.Path)), slog.Int("status", w.status),
 		slog.Int64("in", in.read), slog.Int64("out", w.sent), slog.Duration("took", took), slog.String("addr", r.RemoteAddr),
 		slog.String("agent", r.UserAgent()),
+	}
+	if w.user != "" {
+		attrs = append(attrs, slog.String("user", w.user))
 	}
 	if aborted {
 		attrs = append(attrs, slog.Bool("aborted", true))

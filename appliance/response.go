@@ -23,6 +23,7 @@ type response struct {
 	direct bool // HTTP/1 in the clear: the connection takes files by sendfile
 	bufs   *sync.Pool
 	status int
+	user   string // who it turned out to be, for the log
 	sent   int64
 	until  time.Time // the write deadline that is set
 }
@@ -31,6 +32,9 @@ var (
 	_ io.ReaderFrom = (*response)(nil)
 	_ http.Flusher  = (*response)(nil)
 )
+
+// SignedIn is for the doors: it tells the log whose request this is.
+func (w *response) SignedIn(login string) { w.user = login }
 
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -70,7 +74,9 @@ func (w *response) ReadFrom(src io.Reader) (read int64, err error) {
 		return io.CopyBuffer(struct{ io.Writer }{w}, src, buf[:])
 	}
 	for {
-		w.extend()
+		// Half the time for each attempt: one that moved a little at its start and then nothing does not add to the next one's.
+		w.until = time.Now().Add(w.stall / 2)
+		_ = w.ctl.SetWriteDeadline(w.until)
 		n, err := from.ReadFrom(src)
 		read += n
 		w.sent += n

@@ -1,19 +1,20 @@
 #!/bin/sh
-# Starts the box that make run shows: the embedded defaults, and a sample workspace over cellgate-data/sample. There are no users, so the box
-# prints the link at which the first one is made.
+# Starts the box that make run shows: the embedded defaults, and a sample workspace over cellgate-data-sample, beside the data folder. There are no
+# users, so the box prints the link at which the first one is made.
 set -eu
 umask 077
 binary=$1
 data=${CELLGATE_DATA:-./cellgate-data}
-mkdir -p "$data/sample/docs"
-test -e "$data/sample/docs/welcome.txt" || echo "Welcome. This file lies in $data/sample/docs." >"$data/sample/docs/welcome.txt"
+sample=${data%/}-sample
+mkdir -p "$data" "$sample/docs"
+test -e "$sample/docs/welcome.txt" || echo "Welcome. This file lies in $sample/docs." >"$sample/docs/welcome.txt"
 cat >"$data/sample.yaml" <<STATE
 datasources:
-  - {name: disk, driver: local, options: {path: "$(cd "$data/sample" && pwd)"}}
+  - {name: sample, driver: local, options: {path: "$(cd "$sample" && pwd)"}}
 workspaces:
   - slug: docs
     label: Documents
-    roots: ["disk:/docs"]
+    roots: ["sample:/docs"]
     grants: [{to: "group:/", rights: [read, write]}]
 STATE
 exec "$binary" serve --data "$data" --state "$data/sample.yaml"

@@ -131,7 +131,7 @@ func (s *server) pages() (http.Handler, error) {
 		return mux, nil
 	}
 	dav, err := webdav.New(webdav.Config{
-		Gateway: s.gateway, Identity: s.identity, Logger: s.log, Clock: s.clock, HideMacFiles: s.cfg.HideJunk, Stall: s.cfg.Limits.StallTimeout,
+		Gateway: s.gateway, Identity: s.identity, Logger: s.log, Clock: s.clock, HideMacFiles: s.cfg.HideJunk, Stall: -1,
 		RequestID: func(r *http.Request) string { return r.Header.Get(requestIDHeader) },
 	})
 	if err != nil {
@@ -226,13 +226,22 @@ func (s *server) announce(w io.Writer) {
 	}
 	for _, ds := range s.gateway.Datasources(s.life) {
 		if ds.State != stateUp {
-			fmt.Fprintf(w, "datasource %s is down: %s\n", ds.Name, plain(ds.Err))
+			say(w, "datasource %s is down: %s\n", ds.Name, plain(ds.Err))
 		}
 	}
-	host, _, _ := net.SplitHostPort(s.cfg.HTTP)
-	if ip, err := netip.ParseAddr(host); s.cfg.TLS.Mode == off && (host == "" || err == nil && !ip.IsLoopback()) {
+	if s.cfg.TLS.Mode == off && !loopback(s.cfg.HTTP) {
 		s.log.Warn("passwords cross the network in the clear; switch TLS on, or put a proxy with TLS in front", "http", s.cfg.HTTP)
 	}
+}
+
+// loopback reports whether an address is reached from this machine only.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil || host == "localhost" {
+		return true // off, or what no listener takes
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
 }
 
 // firstState applies the declared state of the configuration, and makes a set-up secret where there still is nobody.

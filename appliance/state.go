@@ -64,11 +64,14 @@ type stateUser struct {
 	Disabled     bool          `yaml:"disabled"`
 	Quota        *size         `yaml:"quota"`
 	SSHKeys      []string      `yaml:"sshKeys"`
-	S3Keys       []struct {
-		ID     string        `yaml:"id"`
-		Secret secret.String `yaml:"secret"`
-	} `yaml:"s3Keys"`
+	S3Keys       []stateS3Key  `yaml:"s3Keys"`
+
 	Credentials []map[string]secret.String `yaml:"credentials"`
+}
+
+type stateS3Key struct {
+	ID     string        `yaml:"id"`
+	Secret secret.String `yaml:"secret"`
 }
 
 type stateGroup struct {
@@ -118,7 +121,17 @@ type duration = time.Duration
 
 // world is what exists before a state is applied, as far as a state may refer to it.
 type world struct {
-	users, groups, roles, datasources, workspaces, policies map[string]bool
+	users       map[string]identity.User
+	groups      map[string]string // label by path
+	roles       map[string]identity.Role
+	datasources map[string]gateway.Datasource
+	workspaces  map[string]gateway.Workspace
+	policies    map[string]policy.Policy
+}
+
+func has[T any](m map[string]T, name string) bool {
+	_, ok := m[name]
+	return ok
 }
 
 // checker finds everything that is wrong with a state.
@@ -162,8 +175,8 @@ func (c *checker) all() {
 		c.grant(k, g)
 		if g.On == "" {
 			c.bad(k, "on is missing: workspace:/path or datasource:/path")
-		} else if _, err := c.gateway.GrantPlace(g.On, st.workspaces()...); err != nil {
-			c.bad(k+".on", "%s", plain(err))
+		} else {
+			c.place(k+".on", g.On)
 		}
 	}
 	for i, p := range st.Policies {
@@ -217,6 +230,33 @@ func (c *checker) identity() {
 	for i, u := range c.st.Users {
 		c.user(key("users", i), u)
 	}
+	c.admins()
+}
+
+// admins refuses a state that leaves nobody to administer the box.
+func (c *checker) admins() {
+	left, taken := map[string]bool{}, ""
+	for login, u := range c.world.users {
+		if u.Profile == policy.Admin && !u.Disabled {
+			left[login] = true
+		}
+	}
+	for i, u := range c.st.Users {
+		login := policy.FoldLogin(u.Login)
+		switch {
+		case u.Profile == "admin" && !u.Disabled:
+			left[login] = true
+		case left[login] && u.Disabled:
+			taken = key("users", i) + ".disabled"
+			delete(left, login)
+		case left[login]:
+			taken = key("users", i) + ".profile"
+			delete(left, login)
+		}
+	}
+	if len(left) == 0 && taken != "" {
+		c.bad(taken, "this would leave the box without an admin who can sign in; make another user admin first")
+	}
 }
 
 func (c *checker) user(key string, u stateUser) {
@@ -226,6 +266,11 @@ func (c *checker) user(key string, u stateUser) {
 	}
 	for _, err := range flatten(identity.CheckSpec(sp)) {
 		c.bad(key, "%v", err)
+	}
+	for _, k := range []string{".password", ".passwordHash"} {
+		if c.doc.Has(key+k) && u.Password.IsZero() && u.PasswordHash.IsZero() {
+			c.bad(key+k, "it is empty; without the key the password stays as it is, and disabled: true locks the user out")
+		}
 	}
 	if len(u.Credentials) > 0 {
 		c.later(key+".credentials", "credentials of single users for a datasource are")
@@ -273,7 +318,7 @@ func (c *checker) grant(key string, g stateGrant) {
 	}
 	if _, name, err := policy.ParseRights(g.Rights); err != nil {
 		c.bad(key+".rights", "%v", err)
-	} else if name != "" && !c.world.policies[name] && !slices.ContainsFunc(c.st.Policies, func(p statePolicy) bool { return p.Name == name }) {
+	} else if name != "" && !has(c.world.policies, name) && !slices.ContainsFunc(c.st.Policies, func(p statePolicy) bool { return p.Name == name }) {
 		c.bad(key+".rights", "there is no policy %q; declare it under policies", name)
 	}
 }
@@ -284,7 +329,7 @@ func (c *checker) principal(key string, who policy.Principal) {
 	found := true
 	switch kind {
 	case "user":
-		found = c.world.users[name] || slices.ContainsFunc(c.st.Users, func(u stateUser) bool { return policy.FoldLogin(u.Login) == name })
+		found = has(c.world.users, name) || slices.ContainsFunc(c.st.Users, func(u stateUser) bool { return policy.FoldLogin(u.Login) == name })
 	case "group":
 		found = c.hasGroup(name)
 	case "role":
@@ -298,12 +343,12 @@ func (c *checker) principal(key string, who policy.Principal) {
 }
 
 func (c *checker) hasRole(name string) bool {
-	return c.world.roles[name] || slices.ContainsFunc(c.st.Roles, func(r stateRole) bool { return r.Name == name }) ||
+	return has(c.world.roles, name) || slices.ContainsFunc(c.st.Roles, func(r stateRole) bool { return r.Name == name }) ||
 		slices.ContainsFunc(c.st.Users, func(u stateUser) bool { return slices.Contains(u.Roles, name) })
 }
 
 func (c *checker) hasGroup(path string) bool {
-	if path == "/" || c.world.groups[path] {
+	if path == "/" || has(c.world.groups, path) {
 		return true
 	}
 	under := func(declared string) bool {
@@ -319,10 +364,32 @@ func (c *checker) policy(key string, p statePolicy) {
 		c.bad(key, "%v", err)
 	}
 	for i, on := range p.Guards {
-		if _, err := c.gateway.GrantPlace(on, c.st.workspaces()...); err != nil {
-			c.bad(fmt.Sprintf("%s.guards[%d]", key, i), "%s", plain(err))
-		}
+		c.place(fmt.Sprintf("%s.guards[%d]", key, i), on)
 	}
+}
+
+// place reports what a grant or guard is on and does not exist. A root of a workspace that names it too does not make it exist.
+func (c *checker) place(key, on string) {
+	head, _, ok := strings.Cut(on, ":")
+	known := has(c.world.datasources, head) || has(c.world.workspaces, head) ||
+		slices.ContainsFunc(c.st.Datasources, func(d stateDatasource) bool { return d.Name == head }) ||
+		slices.ContainsFunc(c.st.Workspaces, func(w stateWorkspace) bool { return w.Slug == head })
+	if ok && !known {
+		c.bad(key, "%s: there is no workspace or datasource %q", on, head)
+	} else if _, err := c.st.place(c.gateway, on); err != nil {
+		c.bad(key, "%s", plain(err))
+	}
+}
+
+// place returns what a grant or guard is on. A datasource may only be being declared, so that the core does not know it yet.
+func (st *state) place(g *gateway.Gateway, on string) (policy.Place, error) {
+	head, _, _ := strings.Cut(on, ":")
+	at, err := g.GrantPlace(on, st.workspaces()...)
+	if err != nil && slices.ContainsFunc(st.Datasources, func(d stateDatasource) bool { return d.Name == head }) &&
+		!slices.ContainsFunc(st.Workspaces, func(w stateWorkspace) bool { return w.Slug == head }) {
+		return g.RootPlace(on)
+	}
+	return at, err
 }
 
 // twice reports names that are declared twice: the second would silently win.

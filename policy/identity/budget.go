@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"cellgate/policy"
 )
 
 // Budget bounds wrong passwords, over all protocols and spellings of a login. Each bucket holds Burst attempts and gets one back every Refill.
@@ -60,11 +62,39 @@ type pair struct {
 	net   netip.Addr
 }
 
+// Forgive gives a login all its attempts back, from wherever they were made: an admin knows its owner. What a network has used up on other
+// logins stays used up.
+func (s *Service) Forgive(login string) { s.budget.forgive(policy.FoldLogin(login)) }
+
 // budget keeps the buckets in tables of fixed size, so that no flood of logins or addresses can grow it or push somebody's bucket out.
 type budget struct {
 	mu                  sync.Mutex // guards all
 	pairs, nets, logins *limiter
 	good                *goodPlaces
+	forgiven            map[string]int // how often an admin gave a login its attempts back; only existing ones come here
+}
+
+// Buckets of a login that was forgiven are new ones.
+type (
+	pairBucket struct {
+		pair
+		forgiven int
+	}
+	loginBucket struct {
+		login    string
+		forgiven int
+	}
+)
+
+func (b *budget) buckets(p pair) (pairBucket, loginBucket) {
+	n := b.forgiven[p.login]
+	return pairBucket{p, n}, loginBucket{p.login, n}
+}
+
+func (b *budget) forgive(login string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgiven[login]++
 }
 
 func newBudget(b Budget) *budget {
@@ -72,7 +102,7 @@ func newBudget(b Budget) *budget {
 		pairs:  newLimiter(b.Pair.or(20, time.Minute)),
 		nets:   newLimiter(b.Network.or(100, 10*time.Second)),
 		logins: newLimiter(b.Login.or(100, 30*time.Second)),
-		good:   newGoodPlaces(),
+		good:   newGoodPlaces(), forgiven: map[string]int{},
 	}
 }
 
@@ -84,9 +114,10 @@ func (b *budget) wait(p pair, now time.Time) time.Duration {
 }
 
 func (b *budget) waiting(p pair, now time.Time) time.Duration {
-	w := limit(b.pairs, p, now)
+	both, login := b.buckets(p)
+	w := limit(b.pairs, both, now)
 	if !b.good.has(p) {
-		w = max(w, limit(b.nets, p.net, now), limit(b.logins, p.login, now))
+		w = max(w, limit(b.nets, p.net, now), limit(b.logins, login, now))
 	}
 	return w
 }
@@ -113,9 +144,10 @@ func (b *budget) refund(p pair, now time.Time, right bool) {
 }
 
 func (b *budget) count(p pair, now time.Time, n int) {
-	add(b.pairs, p, now, n)
+	both, login := b.buckets(p)
+	add(b.pairs, both, now, n)
 	add(b.nets, p.net, now, n)
-	add(b.logins, p.login, now, n)
+	add(b.logins, login, now, n)
 }
 
 // slots is the length of a row of a limiter.

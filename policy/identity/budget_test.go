@@ -171,3 +171,30 @@ func TestRefill(t *testing.T) {
 		t.Errorf("a clock that goes back locks out for %s", w)
 	}
 }
+
+// TestForgive lets somebody in again whose attempts were used up, at every address, and nobody else.
+func TestForgive(t *testing.T) {
+	b := open(t, storetest.Open(t))
+	b.create(t, "alice", "correct horse")
+	b.create(t, "bob", "pw of bob")
+	for i := range 120 {
+		b.login(t, "alice", fmt.Sprint(i), fmt.Sprintf("198.51.100.%d", i))
+	}
+	for i := range 30 {
+		b.login(t, "alice", fmt.Sprint(i), "192.0.2.1")
+		b.login(t, "bob", fmt.Sprint(i), "192.0.2.1")
+	}
+	if _, kind := b.login(t, "alice", "correct horse", "192.0.2.1"); kind != fault.Busy {
+		t.Fatal("before:", kind)
+	}
+	b.Forgive("Alice ")
+	if _, kind := b.login(t, "alice", "correct horse", "192.0.2.1"); kind != fine {
+		t.Error("forgiven:", kind)
+	}
+	if _, kind := b.login(t, "alice", "correct horse", "192.0.2.7"); kind != fine {
+		t.Error("forgiven, from elsewhere:", kind)
+	}
+	if _, kind := b.login(t, "bob", "pw of bob", "192.0.2.1"); kind != fault.Busy {
+		t.Error("somebody else:", kind)
+	}
+}

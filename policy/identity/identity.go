@@ -33,7 +33,7 @@ type Config struct {
 	Logger *slog.Logger // nil discards
 
 	Hash       HashParams    // of new passwords; zero: 64 MiB, one pass, 4 lanes
-	HashMemory int64         // bytes that all password hashes together may take at a time; 0: 128 MiB
+	HashMemory int64         // bytes that all password hashes together may take at a time; 0: 64 MiB
 	Budget     Budget        // of wrong passwords; zero fields have defaults
 	Remember   time.Duration // how long a verified password needs no hashing again; 0: one hour
 	Poll       time.Duration // how often to look for changes of other processes; 0: each second

@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
@@ -50,7 +52,7 @@ func newHasher(p HashParams, memory int64) (*hasher, error) {
 		p = HashParams{Memory: 64 << 10, Passes: 1, Threads: 4}
 	}
 	if memory <= 0 {
-		memory = 128 << 20
+		memory = 64 << 20
 	}
 	h := &hasher{params: p, total: memory >> 10}
 	if err := p.check(); err != nil {
@@ -145,7 +147,15 @@ func (h *hasher) acquire(ctx context.Context, kib int64) (release func(), err er
 	if err != nil {
 		return nil, fault.Wrap("policy/identity", "", err)
 	}
-	return func() { h.sem.Release(kib) }, nil
+	return func() {
+		// A hash is most of what the process takes: its memory is there for the next one, or goes, in much less time than the hash took.
+		if h.waiting.Load() > 0 {
+			runtime.GC()
+		} else {
+			debug.FreeOSMemory()
+		}
+		h.sem.Release(kib)
+	}, nil
 }
 
 // hash returns the PHC string of a password.

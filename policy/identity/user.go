@@ -113,10 +113,10 @@ func CheckSpec(sp Spec) error {
 	return err
 }
 
-// Prepare turns the spec's password into a hash, outside of any transaction since that takes long. A password that the account has already keeps
-// its hash, so that declaring it again changes nothing.
+// Prepare turns the spec's password into a hash, outside of any transaction since that takes long. A password or hash that the account has already
+// is taken out, so that declaring it again changes nothing.
 func (s *Service) Prepare(ctx context.Context, sp *Spec) error {
-	if sp.Password.IsZero() {
+	if sp.Password.IsZero() && sp.PasswordHash == "" {
 		return nil
 	}
 	login, err := policy.CanonicalLogin(sp.Login)
@@ -127,13 +127,19 @@ func (s *Service) Prepare(ctx context.Context, sp *Spec) error {
 	if err != nil && fault.KindOf(err) != fault.NotExist {
 		return err
 	}
+	if sp.Password.IsZero() {
+		if acc != nil && acc.password == sp.PasswordHash {
+			sp.PasswordHash = ""
+		}
+		return nil
+	}
 	if acc != nil && acc.password != "" {
 		same, err := s.hasher.verify(ctx, sp.Password, acc.password)
 		if err != nil {
 			return err
 		}
 		if same {
-			sp.Password, sp.PasswordHash = secret.String{}, acc.password
+			sp.Password, sp.PasswordHash = secret.String{}, ""
 			return nil
 		}
 	}

@@ -37,6 +37,9 @@ func (q *request) login() error {
 		return err
 	}
 	q.client.Credential = sub.Credential
+	if log, ok := q.w.ResponseWriter.(interface{ SignedIn(login string) }); ok {
+		log.SignedIn(sub.Login)
+	}
 	q.s = q.h.sessions.of(q.h, sub).With(q.client)
 	return nil
 }

@@ -74,7 +74,8 @@ func statusOf(err error) int {
 // not would be taken for the truth.
 func (q *request) fail(err error) {
 	status := statusOf(err)
-	if gone := q.w.broken != nil || q.body.broken != nil; !gone && status >= 500 && status != http.StatusInsufficientStorage {
+	var asked *refusal // what the client asked for is no failure of ours, whatever the status
+	if gone := q.w.broken != nil || q.body.broken != nil; !gone && status >= 500 && status != http.StatusInsufficientStorage && !errors.As(err, &asked) {
 		q.h.cfg.Logger.ErrorContext(q.r.Context(), "webdav request failed",
 			"request", q.client.RequestID, "method", q.r.Method, "path", q.path.String(), "status", status, "err", err)
 	}
