@@ -244,6 +244,11 @@ func (g *Gateway) PutWorkspace(tx *store.Tx, w Workspace) (changed bool, err err
 	if err != nil {
 		return false, fault.New(op, w.Slug, fault.Internal, err)
 	}
+	if w.Quota >= 0 && (i < 0 || all[i].Quota < 0 || !slices.Equal(all[i].Roots, w.Roots)) {
+		if err := store.SetSetting(tx, unmeasured(w.Slug), "1"); err != nil {
+			return false, err
+		}
+	}
 	_, err = tx.Exec(`INSERT INTO workspaces (slug, label, roots, quota, created) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (slug) DO UPDATE SET label = excluded.label, roots = excluded.roots, quota = excluded.quota`,
 		w.Slug, w.Label, string(roots), w.Quota, g.now())
@@ -259,6 +264,9 @@ func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
 	}
 	if n, err := res.RowsAffected(); err == nil && n == 0 {
 		return fault.New(op, slug, fault.NotExist, nil)
+	}
+	if err := store.SetSetting(tx, unmeasured(slug), ""); err != nil {
+		return err
 	}
 	return g.quota.Drop(tx, "workspace:"+slug)
 }

@@ -231,28 +231,35 @@ func sound(t *testing.T, h *gatewaytest.House) {
 	if err := h.Gateway.Fsck(t.Context(), false, func(f gateway.Finding) { t.Errorf("fsck: %+v", f) }); err != nil {
 		t.Fatal(err)
 	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) { // for what goes on in the background
+		var journal int
+		if err := h.DB.QueryRow(t.Context(), `SELECT count(*) FROM journal`).Scan(&journal); err != nil {
+			t.Fatal(err)
+		}
+		left := staged(t, h)
+		if journal == 0 && len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d entries in the journal, left behind: %q", journal, left)
+		}
+	}
+}
+
+// staged returns what is in the gateway's areas.
+func staged(t *testing.T, h *gatewaytest.House) (left []string) {
+	t.Helper()
 	for _, name := range []string{"disk", "nas"} {
 		for _, dir := range []string{".cellgate/tmp", ".cellgate/old"} {
 			for i, err := range h.Disk(name).List(t.Context(), dir) {
 				if err != nil && !errors.Is(err, io.EOF) {
 					t.Fatal(err)
 				}
-				t.Errorf("%s: %s/%s is left behind", name, dir, i.Name)
+				left = append(left, name+": "+dir+"/"+i.Name)
 			}
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var journal int
-		if err := h.DB.QueryRow(t.Context(), `SELECT count(*) FROM journal`).Scan(&journal); err != nil {
-			t.Fatal(err)
-		}
-		if journal == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d entries in the journal", journal)
-		}
-	}
+	return left
 }
 
 // TestD04CrashAtEveryStep ends the process, as it were, before and after every change on a backend. After the restart the operation is

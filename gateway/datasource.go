@@ -263,7 +263,15 @@ func (ds *datasource) close() error {
 	if m == nil {
 		return nil
 	}
-	return m.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- m.Close() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(closeWait):
+		ds.g.log.Warn("a datasource that hangs is left open", "datasource", ds.cfg.Name)
+		return nil
+	}
 }
 
 // place returns where rights, locks and rows of name are kept. Names that a backend cannot tell apart have one place, so that a deny on

@@ -54,7 +54,10 @@ func (g *Gateway) Fsck(ctx context.Context, repair bool, found func(Finding)) er
 			return err
 		}
 	}
-	return g.checkUsage(ctx, repair, found)
+	if err := g.checkUsage(ctx, repair, found); err != nil {
+		return err
+	}
+	return g.checkSpaces(ctx, repair, found)
 }
 
 // check is fsck of one datasource.

@@ -97,8 +97,8 @@ type Gateway struct {
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
 	reload  sync.Mutex            // one Reload at a time
 
-	made    sync.Map // roots of templates that exist, by policy.Place
-	purging sync.Map // what was put aside and is being deleted, by policy.Place
+	made     sync.Map // roots of templates that exist, by policy.Place
+	measures measures // workspaces whose usage is to be looked up
 
 	live    live  // names in the areas of datasources
 	trash   trash // what could not be purged yet
@@ -160,10 +160,18 @@ func (g *Gateway) Close() error {
 		g.log.Warn("background work hangs and is left behind; what it was about is done at the next start")
 	}
 	g.journal.tidy(context.WithoutCancel(g.life))
+	var closing sync.WaitGroup
+	var mu sync.Mutex
 	var errs []error
 	for _, ds := range g.table.Load().datasources {
-		errs = append(errs, ds.close())
+		closing.Go(func() {
+			err := ds.close()
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
 	}
+	closing.Wait()
 	return errors.Join(errs...)
 }
 
@@ -191,6 +199,7 @@ func (g *Gateway) tend() {
 					})
 				}
 			}
+			g.measureDue()
 			g.locks.expire()
 			g.trash.retry(g)
 			g.journal.tidy(g.life)

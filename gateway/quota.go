@@ -120,8 +120,15 @@ func (o *op) limitTemplates(ctx context.Context, t *target) error {
 			continue
 		}
 		scope := t.ws.scope(r, o.b.sub.Login)
-		if _, limit, err := o.g.quota.Usage(ctx, scope); err != nil || limit == t.ws.Quota {
+		_, limit, err := o.g.quota.Usage(ctx, scope)
+		if err != nil || limit == t.ws.Quota {
 			return err
+		}
+		if roots := o.b.rootsOf(t.ws); limit < 0 { // not counted so far
+			if !o.g.reachable(o.b.table, roots) {
+				return nil // nor can it be yet
+			}
+			return o.g.measureAs(ctx, scope, t.ws.Quota, roots, nil)
 		}
 		return o.g.db.Update(ctx, func(tx *store.Tx) error { return o.g.quota.SetLimit(tx, scope, t.ws.Quota) })
 	}
@@ -212,65 +219,6 @@ func (g *Gateway) count(tx *store.Tx, deltas map[string]int64, sign int64) {
 			g.quota.Add(tx, []string{scope}, sign*delta)
 		}
 	}
-}
-
-// loadQuotas gives the book the limits of the workspaces. A workspace that gets one is measured in the background: from then on its usage
-// is kept with every change.
-func (g *Gateway) loadQuotas(ctx context.Context, t *table) error {
-	var fresh []*workspace
-	for _, w := range t.workspaces {
-		if len(w.roots) > 0 && w.roots[0].template {
-			continue
-		}
-		_, limit, err := g.quota.Usage(ctx, "workspace:"+w.Slug)
-		if err != nil {
-			return err
-		}
-		if limit != w.Quota {
-			fresh = append(fresh, w)
-		}
-	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	err := g.db.Update(ctx, func(tx *store.Tx) error {
-		for _, w := range fresh {
-			if err := g.quota.SetLimit(tx, "workspace:"+w.Slug, w.Quota); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, w := range fresh {
-		if w.Quota >= 0 {
-			g.background("measure workspace "+w.Slug, func(ctx context.Context) error { return g.measure(ctx, w) })
-		}
-	}
-	return nil
-}
-
-// measure walks a workspace and sets its usage to what is there.
-func (g *Gateway) measure(ctx context.Context, w *workspace) error {
-	var total int64
-	for _, r := range w.roots {
-		ds := g.table.Load().datasources[r.datasource]
-		if ds == nil {
-			continue
-		}
-		m, err := ds.open()
-		if err != nil {
-			return err
-		}
-		size, err := treeSize(ctx, m, r.path)
-		if err != nil {
-			return err
-		}
-		total += size
-	}
-	return g.db.Update(ctx, func(tx *store.Tx) error { return g.quota.SetUsage(tx, "workspace:"+w.Slug, total) })
 }
 
 // treeSize adds up the files below a folder, or is the size of a file.
