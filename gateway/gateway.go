@@ -97,8 +97,9 @@ type Gateway struct {
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
 	reload  sync.Mutex            // one Reload at a time
 
-	made     sync.Map // roots of templates that exist, by policy.Place
-	measures measures // workspaces whose usage is to be looked up
+	propped  atomic.Bool // some node has dead properties: as long as none has, listings need not ask
+	made     sync.Map    // roots of templates that exist, by policy.Place
+	measures measures    // workspaces whose usage is to be looked up
 
 	live    live  // names in the areas of datasources
 	trash   trash // what could not be purged yet
@@ -137,6 +138,11 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	if err := g.journal.load(ctx); err != nil {
 		return nil, err
 	}
+	var any int
+	if err := g.db.QueryRow(ctx, `SELECT count(*) FROM (SELECT 1 FROM props LIMIT 1) AS found`).Scan(&any); err != nil {
+		return nil, fault.Wrap("gateway.New", "", err)
+	}
+	g.propped.Store(any > 0)
 	g.table.Store(new(table))
 	if err := g.Reload(ctx); err != nil {
 		return nil, errors.Join(err, g.Close())

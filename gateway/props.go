@@ -55,6 +55,9 @@ func (s *Session) PropsOf(ctx context.Context, p Path, names []string) (_ map[st
 	if o.virtual() {
 		return nil, nil
 	}
+	if !o.g.propped.Load() {
+		return nil, nil
+	}
 	if _, err := o.stat(ctx, o.m, &o.target, true, policy.List); err != nil {
 		return nil, err
 	}
@@ -183,6 +186,7 @@ func (o *op) patch(tx *store.Tx, info mounts.Info, changes []PropChange) error {
 		}
 		n.ID = row.ID
 	}
+	o.g.propped.Store(true) // at worst too early, which costs listings a question
 	for _, c := range changes {
 		if c.Remove {
 			if _, err := tx.Exec(`DELETE FROM props WHERE node = $1 AND space = $2 AND name = $3`, n.ID, c.Space, c.Name); err != nil {
