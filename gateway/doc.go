@@ -20,14 +20,19 @@
 // The store transaction is the commit point. It holds the audit record, the node row, the quota and a journal row which says what is still
 // to be done on the backend: one rename of what is already staged and synced. After the transaction the rename is a redo: if the process
 // dies in between, New replays the journal and does it. So mutation and audit record are one, a reader sees old or new and never a part,
-// and an operation costs one wait for the store instead of two (an intent before and a confirmation after). When the rename itself fails,
-// a second transaction takes the first one back and records the failure. Journal rows of finished operations are removed with whatever
-// commits next; replaying one of them again changes nothing.
+// and an operation costs one wait for the store instead of two (an intent before and a confirmation after). The journal row also says how
+// to take the transaction back (journal.go): when the rename fails, or can no longer be done at the next start since its place has changed
+// from outside, rows, quotas and grants become exactly what they were, and the failure is recorded. Journal rows of finished operations are
+// removed with whatever commits next; replaying one of them again changes nothing (replay.go).
+//
+// Replacing anything but a file by a file takes two renames: the old one goes aside first, and is deleted when all is done (area.go). A move
+// between file systems is a copy that is published, and then the source put aside, if it is still what was copied.
 //
 // The audit log is the outbox as well: it is ordered, durable and written in the transaction of the mutation, so whoever must not miss an
 // event reads it from a sequence number on. The bus (package event) carries hints in process.
 //
 // # Order of locks
 //
-// A verb takes the publish locks of its places (serial.go, sorted), then the store. Nothing waits for a client while it holds one.
+// A verb takes the publish locks of its places (serial.go; those of two datasources in the order of their names), then the store. Nothing
+// waits for a client while it holds one; only a move between file systems copies under it, so that nothing written meanwhile is lost.
 package gateway

@@ -516,3 +516,25 @@ func TestForgetUser(t *testing.T) {
 	}
 	sound(t, h)
 }
+
+// A tree that is copied, or moved to another datasource, tells how far it is.
+func TestProgress(t *testing.T) {
+	h := gatewaytest.New(t, gatewaytest.Config{})
+	h.Tell(t, "alice: mkdir /pair/one/d -> ok\nalice: put /pair/one/d/a 123 -> ok\nalice: put /pair/one/d/b 45 -> ok")
+	s := h.As("alice")
+	for name, transfer := range map[string]func(context.Context, gateway.Path, gateway.Path, gateway.MoveOptions) (bool, error){"copy": s.Copy, "move": s.Rename} {
+		var told [][2]int64
+		opt := gateway.MoveOptions{Progress: func(files, bytes int64) { told = append(told, [2]int64{files, bytes}) }}
+		from := gatewaytest.Path("/pair/one/d")
+		if name == "move" {
+			h.Tell(t, "alice: cp /pair/one/d /pair/one/m -> ok")
+			from = gatewaytest.Path("/pair/one/m")
+		}
+		if _, err := transfer(t.Context(), from, gatewaytest.Path("/pair/two/"+name), opt); err != nil {
+			t.Fatal(err)
+		}
+		if len(told) != 2 || told[0][0] != 1 || told[1] != [2]int64{2, 5} {
+			t.Errorf("%s told %v", name, told)
+		}
+	}
+}
