@@ -13,26 +13,30 @@ import (
 // reserve is how much of the data volume is kept for what gives space back: each deletion needs a little for its record.
 const reserve = 16 << 20
 
-// roomAge is how long an answer of room holds.
-const roomAge = time.Second
+// roomAge is how long "there is room" holds. That there is none holds not at all: as soon as there is, work goes on.
+const roomAge = 100 * time.Millisecond
 
 // room watches the volume of the data folder.
 type room struct {
 	dir string
 
 	mu   sync.Mutex
-	err  error     // guarded by mu
-	seen time.Time // guarded by mu
+	seen time.Time // when there was room; guarded by mu
 }
 
 // left fails with NoSpace while the volume has less than the reserve, or a twentieth of a small volume.
 func (r *room) left() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.seen) > roomAge {
-		r.seen, r.err = now, nearlyFull(r.dir)
+	now := time.Now()
+	if now.Sub(r.seen) < roomAge {
+		return nil
 	}
-	return r.err
+	if err := nearlyFull(r.dir); err != nil {
+		return err
+	}
+	r.seen = now
+	return nil
 }
 
 func nearlyFull(dir string) error {

@@ -84,8 +84,12 @@ func TestD08Full(t *testing.T) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			b := prepare(t)
-			volume(t, b.files, "size=24m,nr_inodes=400")
-			volume(t, b.data, "size=24m,nr_inodes=400")
+			files, data := "size=24m,nr_inodes=400", "size=24m,nr_inodes=400"
+			if c.data {
+				files = "size=64m,nr_inodes=9000" // what fills is the other one
+			}
+			volume(t, b.files, files)
+			volume(t, b.data, data)
 			t.Cleanup(b.kill)
 			if err := os.MkdirAll(filepath.Join(b.files, "docs"), 0o755); err != nil {
 				t.Fatal(err)
