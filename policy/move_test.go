@@ -203,7 +203,7 @@ func TestMoveBack(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				e := engine(t, db)
+				e := polling(t, db, time.Hour)
 				for _, g := range stored(t, e).Grants {
 					update(t, db, func(tx *store.Tx) error { return e.DeleteGrant(tx, g.ID) })
 				}
