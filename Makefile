@@ -4,10 +4,15 @@
 
 GO      ?= go
 # What the tests run against, on Debian. Tests skip, loudly, what is not there.
-PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light libnginx-mod-http-dav-ext apache2 strace fuse3 attr acl
+PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light libnginx-mod-http-dav-ext apache2 strace fuse3 attr acl \
+	vsftpd samba smbclient openssh-server openssh-client sshfs lftp sshpass libmemcachedutil2 libpcre2-posix3 libhiredis0.14
+# FTP servers that Debian does not install side by side: unpacked into bin/tools.
+UNPACKED = proftpd-core pure-ftpd
+# An S3 server to test against.
+S3SERVER = github.com/versity/versitygw/cmd/versitygw@v1.8.0
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint vuln bench fuzz generate packages clean
+.PHONY: run build test check lint vuln bench fuzz generate packages tools clean
 
 run: build
 	./appliance/sample.sh bin/cellgate
@@ -15,7 +20,7 @@ run: build
 build:
 	$(GO) build -trimpath -o bin/cellgate ./appliance/cellgate
 
-test: packages
+test: packages tools
 	$(GO) test -timeout 20m ./...
 
 check: lint
@@ -46,6 +51,16 @@ fuzz:
 
 generate:
 	$(GO) generate ./...
+
+# What is no package of Debian's, or cannot be installed beside another. Tests look for it in bin/tools.
+tools: bin/tools/versitygw bin/tools/unpacked
+
+bin/tools/versitygw:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install $(S3SERVER) || echo "no S3 server: tests that need it will be skipped"
+
+bin/tools/unpacked:
+	@mkdir -p bin/tools/root; command -v apt-get >/dev/null || exit 0; cd bin/tools/root && apt-get download -qq $(UNPACKED) && \
+	for p in *.deb; do dpkg-deb -x $$p . && rm $$p; done && touch ../unpacked || echo "not unpacked, some tests will be skipped: $(UNPACKED)"
 
 # Only root on a Debian can install; elsewhere the tests say what they miss.
 packages:

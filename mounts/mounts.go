@@ -128,4 +128,5 @@ type Features struct {
 	MaxName          int           // longest name in bytes, 0 unknown
 	MaxPath          int           // longest path in bytes, 0 unknown
 	Durable          Support       // acknowledged writes survive a power cut
+	Remote           bool          // every call crosses a network: the core streams and spools instead of staging on the backend, and remembers attributes for a while
 }
