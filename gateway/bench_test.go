@@ -77,7 +77,7 @@ func BenchmarkGet4K(b *testing.B) {
 	perOp(b, func() {
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				f, err := s.Open(b.Context(), p)
+				f, err := s.Open(b.Context(), p, gateway.ReadOptions{})
 				if err != nil {
 					b.Fatal(err)
 				}

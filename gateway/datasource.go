@@ -47,7 +47,12 @@ type mounted struct {
 	name     string // of the datasource
 	features mounts.Features
 	random   mounts.RandomAccess // nil when the backend has none
+	stages   bool                // uploads are staged on the backend; else they go out to it whole (outbound.go)
+	private  bool                // opened with one user's own credentials, who may not have the run of the gateway's area
 }
+
+// aside reports whether a tree can be put aside in one step before it is deleted.
+func (m *mounted) aside() bool { return m.features.Rename == mounts.Native && !m.private }
 
 // open returns the backend, or Unavailable with the reason.
 func (ds *datasource) open() (*mounted, error) {
@@ -104,6 +109,7 @@ func (ds *datasource) dial(ctx context.Context) (*mounted, error) {
 	b = mounts.Contain(b, ds.g.log)
 	m := &mounted{Backend: b, name: ds.cfg.Name, features: b.Features()}
 	m.random, _ = mounts.As[mounts.RandomAccess](b)
+	m.stages = m.random != nil && !m.features.Remote
 	return m, nil
 }
 

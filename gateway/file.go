@@ -44,7 +44,7 @@ var errFlag = errors.New("the handle is not open for this")
 func (s *Session) OpenFile(ctx context.Context, p Path, opt OpenOptions) (_ *Handle, err error) {
 	h := &Handle{s: s, p: p, opt: opt}
 	if h.reads() && opt.Flag&os.O_CREATE == 0 && !h.writes() {
-		h.read, err = s.Open(ctx, p)
+		h.read, err = s.Open(ctx, p, ReadOptions{N: -1})
 		if err == nil {
 			h.info = h.read.Info()
 		}
@@ -82,7 +82,7 @@ func (s *Session) OpenFile(ctx context.Context, p Path, opt OpenOptions) (_ *Han
 		if !h.reads() {
 			return h, nil
 		}
-		if h.read, err = s.Open(ctx, p); err != nil {
+		if h.read, err = s.Open(ctx, p, ReadOptions{N: -1}); err != nil {
 			return nil, err
 		}
 		return h, nil
@@ -119,7 +119,7 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	case h.up == nil:
 		return h.read.ReadAt(p, off)
 	}
-	n, err := h.up.file.ReadAt(p, off)
+	n, err := h.up.content().ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = fault.Wrap("gateway.Handle", h.p.String(), err)
 	}
@@ -158,7 +158,7 @@ func (h *Handle) Truncate(size int64) error {
 	if err := h.up.grow(size); err != nil {
 		return err
 	}
-	if err := h.up.file.Truncate(size); err != nil {
+	if err := h.up.truncate(size); err != nil {
 		return fault.Wrap("gateway.Handle", h.p.String(), err)
 	}
 	h.up.size.Store(size)
@@ -211,6 +211,13 @@ func (u *Upload) adopt(ctx context.Context, base bool) error {
 	if err := u.grow(info.Size); err != nil {
 		return err
 	}
+	if u.far != nil {
+		r, err := u.o.m.Open(ctx, u.o.name, 0, info.Size)
+		if err != nil {
+			return err
+		}
+		return errors.Join(u.far.adopt(r), r.Close())
+	}
 	if err := u.file.Close(); err != nil {
 		return err
 	}
@@ -252,7 +259,7 @@ func (h *Handle) publish(ctx context.Context) error {
 		err = h.read.Close()
 	}
 	var rerr error
-	h.read, rerr = h.s.Open(ctx, h.p)
+	h.read, rerr = h.s.Open(ctx, h.p, ReadOptions{N: -1})
 	return errors.Join(err, rerr)
 }
 

@@ -41,6 +41,9 @@ type Config struct {
 	// Room fails with NoSpace while the store's own volume is nearly full. Then only operations that give space back, or change nothing, go on:
 	// each needs a little of that volume for its record. Nil: there is always room.
 	Room func() error
+	// Spool is a folder of this machine for uploads that are written at any place before they go to a backend across a network. Nothing in it
+	// outlives the process. Empty: that of temporary files.
+	Spool string
 }
 
 // Limits bound what one principal may hold at a time. A zero field means its default.
@@ -92,6 +95,7 @@ type Gateway struct {
 	log    *slog.Logger
 	limits Limits
 	room   func() error
+	spool  string
 
 	drivers map[string]mounts.Driver
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
@@ -124,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		db: cfg.DB, keys: cfg.Keys, engine: cfg.Policy, ident: cfg.Identity, audit: cfg.Audit, quota: cfg.Quota,
-		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, drivers: make(map[string]mounts.Driver),
+		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, spool: cfg.Spool, drivers: make(map[string]mounts.Driver),
 	}
 	for _, d := range cfg.Drivers {
 		g.drivers[d.Name] = d

@@ -344,13 +344,13 @@ func TestBudget(t *testing.T) {
 	h.Tell(t, "alice: put /docs/a 1 -> ok")
 	var open []*gateway.File
 	for range 3 {
-		f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"))
+		f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"), gateway.ReadOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		open = append(open, f)
 	}
-	if _, err := s.Open(t.Context(), gatewaytest.Path("/docs/a")); fault.KindOf(err) != fault.Busy {
+	if _, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"), gateway.ReadOptions{}); fault.KindOf(err) != fault.Busy {
 		t.Errorf("a fourth handle: %v", err)
 	}
 	if _, err := h.As("alice").Create(t.Context(), gatewaytest.Path("/docs/b"), gateway.CreateOptions{Size: -1}); fault.KindOf(err) != fault.Busy {

@@ -41,12 +41,15 @@ type entry struct {
 	Stay       inverse `json:"stay,omitzero"`    // what to do when the source stays after all
 }
 
-// step renames From to To. ID and Change are what From is: a node that came to be there later is not meant.
+// step is one thing to do on the backend; by default to rename From to To. ID and Change are what From is: a node that came to be there later
+// is not meant. A backend that tells neither is asked for Stamp.
 type step struct {
-	From   string `json:"from"`
-	To     string `json:"to"`
+	Do     deed   `json:"do,omitempty"`
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
 	ID     uint64 `json:"id,omitempty"`
 	Change int64  `json:"change,omitempty"` // of a file; a folder's moves with its children
+	Stamp  string `json:"stamp,omitempty"`  // of From; of doPut, what was at To before
 }
 
 // inverse takes back what an operation changed in the store. The parts are applied in this order.
@@ -69,6 +72,9 @@ func stepOf(from, to string, info mounts.Info) step {
 	s := step{From: from, To: to, ID: info.ID}
 	if !info.IsDir() {
 		s.Change = info.Change
+	}
+	if s.ID == 0 {
+		s.Stamp = stampOf(info, true)
 	}
 	return s
 }
@@ -126,6 +132,15 @@ func (j *journal) suspect(entries ...*entry) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.doubt = append(j.doubt, entries...)
+}
+
+// postpone leaves entries to the replay when the backend is back.
+func (j *journal) postpone(entries ...*entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range entries {
+		j.open[e.Datasource] = append(j.open[e.Datasource], *e)
+	}
 }
 
 // tidy deletes the rows of finished entries when no operation has come to do it, and takes back those whose answer was lost.
@@ -231,19 +246,39 @@ func anys(ids []int64) []any {
 	return all
 }
 
-// errLanded wraps the failure of a step that took effect all the same: a rename whose parent folder could not be synced. The operation
-// fails, since it may not outlast a power cut, but nothing is undone: store and storage agree.
-var errLanded = errors.New("done, but perhaps not durable")
+// Errors of steps whose outcome is not simply that they failed.
+var (
+	// errLanded wraps the failure of a step that took effect all the same: a rename whose parent folder could not be synced. The operation
+	// fails, since it may not outlast a power cut, but nothing is undone: store and storage agree.
+	errLanded = errors.New("done, but perhaps not durable")
+	// errUnknown wraps that of a step nobody can tell of, since the backend has gone. The journal keeps the entry until it is back.
+	errUnknown = errors.New("whether it was done will be seen when the backend is back")
+)
 
 // perform does the steps of an entry whose transaction is committed. When one fails, those before it are undone and the transaction is
 // taken back; the error is that of the step.
-func (o *op) perform(ctx context.Context, m mounts.Backend, e *entry) error {
-	err := o.forth(ctx, m, e)
-	if err == nil || errors.Is(err, errLanded) {
-		o.g.journal.finish(e)
-		return err
+func (o *op) perform(ctx context.Context, m *mounted, e *entry) error {
+	return o.settle(ctx, o.forth(ctx, m, e), e)
+}
+
+// performed is perform for the one step of an entry that was tried already, with err.
+func (o *op) performed(ctx context.Context, m *mounted, e *entry, err error) error {
+	if err != nil {
+		err = o.outcome(context.WithoutCancel(ctx), m, e.Steps[0], err)
 	}
-	o.takeBack(ctx, err, e)
+	return o.settle(ctx, err, e)
+}
+
+// settle finishes an entry whose steps ended with err.
+func (o *op) settle(ctx context.Context, err error, e *entry) error {
+	switch {
+	case err == nil || errors.Is(err, errLanded):
+		o.g.journal.finish(e)
+	case errors.Is(err, errUnknown):
+		o.g.journal.postpone(e)
+	default:
+		o.takeBack(ctx, err, e)
+	}
 	return err
 }
 
@@ -263,41 +298,47 @@ func (o *op) takeBack(ctx context.Context, cause error, entries ...*entry) {
 	}
 }
 
-// forth does the steps of an entry, all or none, or fails with errLanded in its chain.
-func (o *op) forth(ctx context.Context, m mounts.Backend, e *entry) error {
+// forth does the steps of an entry, all or none, or fails with errLanded or errUnknown in its chain.
+func (o *op) forth(ctx context.Context, m *mounted, e *entry) error {
 	ctx = context.WithoutCancel(ctx)
 	var unsure error
 	for i, s := range e.Steps {
-		err := m.Rename(ctx, s.From, s.To)
-		if err != nil && landed(ctx, m, s) {
-			o.g.log.Error("a change is made but may not be durable", "path", o.path, "err", err)
-			unsure, err = err, nil
-		}
+		err := s.do(ctx, m)
 		if err != nil {
+			err = o.outcome(ctx, m, s, err)
+		}
+		switch {
+		case errors.Is(err, errUnknown):
+			return err
+		case errors.Is(err, errLanded):
+			unsure = err
+		case err != nil:
 			o.back(ctx, m, e.Steps[:i])
 			return err
 		}
 	}
-	if unsure != nil {
-		return fault.New("gateway."+o.verb.String(), o.path.String(), fault.KindOf(unsure), errors.Join(errLanded, unsure))
-	}
-	return nil
+	return unsure
 }
 
-// landed reports whether a step has taken effect.
-func landed(ctx context.Context, m mounts.Backend, s step) bool {
-	if _, err := m.Stat(ctx, s.From); err == nil || fault.KindOf(err) != fault.NotExist {
-		return false
+// outcome finds out what became of a step that failed.
+func (o *op) outcome(ctx context.Context, m *mounted, s step, err error) error {
+	done, serr := s.landed(ctx, m)
+	switch {
+	case serr != nil && passing(serr) && passing(err):
+		o.g.log.Warn("the outcome of a change is not known yet", "path", o.path, "err", err)
+		return fault.New("gateway."+o.verb.String(), o.path.String(), fault.KindOf(err), errors.Join(errUnknown, err))
+	case done:
+		o.g.log.Error("a change is made but may not be durable", "path", o.path, "err", err)
+		return fault.New("gateway."+o.verb.String(), o.path.String(), fault.KindOf(err), errors.Join(errLanded, err))
 	}
-	info, err := m.Stat(ctx, s.To)
-	return err == nil && info.ID == s.ID
+	return err
 }
 
 // back undoes steps that were done.
 func (o *op) back(ctx context.Context, m mounts.Backend, done []step) {
 	ctx = context.WithoutCancel(ctx)
 	for _, s := range slices.Backward(done) {
-		if err := m.Rename(ctx, s.To, s.From); err != nil {
+		if err := s.undo(ctx, m); err != nil {
 			o.g.log.Error("a failed operation could not be undone on the backend", "path", o.path, "name", s.From, "now", s.To, "err", err)
 		}
 	}

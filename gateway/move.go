@@ -300,7 +300,10 @@ func (t *transfer) carry(ctx context.Context, opt MoveOptions) error {
 		return err
 	}, land, leave)
 	if err == nil {
-		if err = t.both(ctx, land, leave); err != nil {
+		if err = t.both(ctx, land, leave); errors.Is(err, errUnknown) {
+			t.g.journal.postpone(land, leave)
+			return err
+		} else if err != nil {
 			t.takeBack(ctx, err, land, leave)
 		}
 	}
@@ -333,7 +336,7 @@ func (t *transfer) both(ctx context.Context, land, leave *entry) error {
 				return nil // the source is gone; that it may come back after a power cut loses nothing
 			}
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errUnknown) {
 			t.back(ctx, t.m, land.Steps)
 		}
 		return err

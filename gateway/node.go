@@ -52,6 +52,13 @@ func (o *op) row(at policy.Place, info mounts.Info, sums string) *node {
 	return &node{ID: store.NewID(), At: at, Folder: info.IsDir(), Size: info.Size, MTime: info.ModTime.UnixNano(), FID: info.ID, Sums: sums, Owner: o.actor()}
 }
 
+// renewRow writes down what the file of a row turned out to be, if the row is still that of the same publication.
+func renewRow(tx *store.Tx, row node, info mounts.Info) error {
+	_, err := tx.Exec(`UPDATE nodes SET mtime = $1, fid = $2 WHERE datasource = $3 AND depth = $4 AND path = $5 AND size = $6 AND mtime = $7`,
+		info.ModTime.UnixNano(), int64(info.ID), row.At.Datasource, depthOf(row.At.Path), row.At.Path, row.Size, row.MTime)
+	return err
+}
+
 // querier is what rows are read from: the committed state or a transaction.
 type querier func(q string, args ...any) *sql.Row
 

@@ -226,6 +226,11 @@ func (o *op) ask(act policy.Action, t *target) (policy.Decision, error) {
 	return d, o.refuse(t.path, t.at, d)
 }
 
+// allowed reports whether the subject may do act to the target, without recording a refusal.
+func (o *op) allowed(act policy.Action) bool {
+	return o.b.view.Decide(act, o.at, o.about(&o.target)).Allowed
+}
+
 // about is what guards are asked with about t.
 func (o *op) about(t *target) *policy.Env {
 	if t.node == nil {

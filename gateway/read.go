@@ -21,6 +21,7 @@ type File struct {
 	name string
 
 	random mounts.RandomFile // nil where the backend only streams
+	far    *inbound          // the stream, nil where there is random access
 	pos    int64
 
 	mu     sync.Mutex
@@ -31,8 +32,15 @@ type File struct {
 
 var errSeek = errors.New("seek before the start")
 
+// ReadOptions say what of a file will be read.
+type ReadOptions struct {
+	// Off and N are the part that will be read first, if that is known: a backend across a network is then asked for it along with the opening.
+	// N is 0 for everything from Off on, and -1 when perhaps nothing will be read.
+	Off, N int64
+}
+
 // Open opens the file p for reading. The caller closes it.
-func (s *Session) Open(ctx context.Context, p Path) (_ *File, err error) {
+func (s *Session) Open(ctx context.Context, p Path, opt ReadOptions) (_ *File, err error) {
 	o, err := s.begin(ctx, verbRead, p, policy.Download)
 	if err != nil {
 		return nil, err
@@ -41,7 +49,7 @@ func (s *Session) Open(ctx context.Context, p Path) (_ *File, err error) {
 	if err := s.core.budget.open(); err != nil {
 		return nil, err
 	}
-	f, err := o.open(ctx)
+	f, err := o.open(ctx, opt)
 	if err != nil {
 		s.core.budget.close()
 		return nil, err
@@ -50,16 +58,13 @@ func (s *Session) Open(ctx context.Context, p Path) (_ *File, err error) {
 	return f, nil
 }
 
-func (o *op) open(ctx context.Context) (*File, error) {
+func (o *op) open(ctx context.Context, opt ReadOptions) (*File, error) {
 	f := &File{o: o, bound: o.b, seen: o.env.Time}
-	info, err := o.openRandom(ctx, f)
-	if f.random == nil && (err == nil || fault.KindOf(err) != fault.NotExist) {
-		// Not a plain file of a backend with random access: look closer.
+	info, err := o.openContent(ctx, f, opt)
+	if !f.opened() && (err == nil || fault.KindOf(err) != fault.NotExist) {
+		// Not a plain file: look closer.
 		if info, err = o.stat(ctx, o.m, &o.target, true, policy.Download); err == nil && !info.IsDir() && info.Type == mounts.File {
-			info, err = o.openRandom(ctx, f)
-			if o.m.random == nil {
-				info, err = o.m.Stat(ctx, o.name)
-			}
+			info, err = o.openContent(ctx, f, opt)
 		}
 	}
 	if err == nil {
@@ -71,25 +76,35 @@ func (o *op) open(ctx context.Context) (*File, error) {
 		}
 	}
 	if err != nil {
-		if f.random != nil {
-			err = errors.Join(err, f.random.Close())
-		}
-		return nil, err
+		return nil, errors.Join(err, f.release())
 	}
 	f.info, f.name = o.info(o.path, info), o.name
 	return f, nil
 }
 
-// openRandom opens the target where the backend has random access: one walk along the path for opening, size and entity tag.
-func (o *op) openRandom(ctx context.Context, f *File) (info mounts.Info, err error) {
-	if o.m.random == nil {
-		return info, nil
+// openContent opens the target: one walk along the path, or one request, for opening, size and entity tag.
+func (o *op) openContent(ctx context.Context, f *File, opt ReadOptions) (info mounts.Info, err error) {
+	if !o.m.stages {
+		f.far, info, err = o.inbound(ctx, opt)
+		return info, err
 	}
 	if f.random, err = o.m.random.OpenFile(ctx, o.name, os.O_RDONLY, 0); err != nil {
 		f.random = nil
 		return info, err
 	}
 	return f.random.Stat()
+}
+
+func (f *File) opened() bool { return f.random != nil || f.far != nil }
+
+func (f *File) release() error {
+	switch {
+	case f.random != nil:
+		return f.random.Close()
+	case f.far != nil:
+		return f.far.close()
+	}
+	return nil
 }
 
 // noteRead records a download, once a minute for the same file of the same session.
@@ -167,15 +182,7 @@ func (f *File) readAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if f.random != nil {
 		return f.random.ReadAt(p, off)
 	}
-	r, err := f.o.m.Open(ctx, f.name, off, int64(len(p)))
-	if err != nil {
-		return 0, err
-	}
-	n, err := io.ReadFull(r, p)
-	if err == io.ErrUnexpectedEOF {
-		err = io.EOF
-	}
-	return n, errors.Join(err, r.Close())
+	return f.far.readAt(ctx, p, off)
 }
 
 // Read implements io.Reader.
@@ -227,17 +234,19 @@ func nextStep(step int64, took time.Duration) int64 {
 func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written int64, err error) {
 	defer func() { f.o.g.stats.out.Add(written) }()
 	osf, local := f.OSFile()
-	var stream io.ReadCloser
+	var stream io.Reader
 	switch {
 	case local:
 		if _, err := osf.Seek(off, io.SeekStart); err != nil {
 			return 0, fault.Wrap("gateway.File", f.info.Path.String(), err)
 		}
-	case f.random == nil:
-		if stream, err = f.o.m.Open(ctx, f.name, off, n); err != nil {
+	case f.far != nil:
+		release, err := f.far.stream(ctx, off, n)
+		if err != nil {
 			return 0, err
 		}
-		defer stream.Close()
+		defer release()
+		stream = f.far
 	}
 	for size := int64(firstStep); written < n; {
 		if err := f.Allowed(ctx); err != nil {
@@ -249,7 +258,7 @@ func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written i
 		case local:
 			k, err = io.CopyN(w, osf, step)
 		case stream != nil:
-			k, err = io.CopyN(w, stream, step)
+			k, err = copyN(w, stream, step)
 		default:
 			k, err = copyAt(w, f.random, off+written, step)
 		}
@@ -260,6 +269,17 @@ func (f *File) CopyTo(ctx context.Context, w io.Writer, off, n int64) (written i
 		size = nextStep(size, time.Since(start))
 	}
 	return written, nil
+}
+
+// copyN is io.CopyN through a shared buffer.
+func copyN(w io.Writer, r io.Reader, n int64) (int64, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	k, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(r, n), *buf)
+	if err == nil && k < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return k, err
 }
 
 // copyAt is io.CopyN from a place of a file, through a shared buffer.
@@ -282,8 +302,5 @@ func (f *File) Close() error {
 	}
 	f.closed = true
 	f.o.s.core.budget.close()
-	if f.random != nil {
-		return f.random.Close()
-	}
-	return nil
+	return f.release()
 }

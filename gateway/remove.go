@@ -45,7 +45,12 @@ func (s *Session) Mkdir(ctx context.Context, p Path) (err error) {
 
 // mkdir makes the folder in the gateway's area first, so that what is left to do after the transaction is one rename, as for files. The
 // caller holds the publish lock.
+//
+// Across a network it is made where it shall be at once: one round trip, and nothing that could be seen half.
 func (o *op) mkdir(ctx context.Context) error {
+	if o.m.features.Remote {
+		return o.makeFolder(ctx, mounts.Info{Type: mounts.Dir}, step{Do: doMkdir, To: o.name})
+	}
 	staged := o.g.newName(o.m, o.name, staging)
 	defer o.g.live.drop(o.m, staged)
 	if err := o.m.Mkdir(ctx, staged); err != nil {
@@ -55,11 +60,21 @@ func (o *op) mkdir(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err = o.makeFolder(ctx, info, stepOf(staged, o.name, info)); err != nil {
+		if rerr := o.m.Remove(context.WithoutCancel(ctx), staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
+			o.g.log.Warn("a staged folder is left behind until the next start", "name", staged, "err", rerr)
+		}
+	}
+	return err
+}
+
+// makeFolder commits that the target is a folder and takes the step that makes it so.
+func (o *op) makeFolder(ctx context.Context, info mounts.Info, s step) error {
 	row := o.row(o.at, info, "")
 	row.Size = 0
-	e := o.entry(o.ds, stepOf(staged, o.name, info))
+	e := o.entry(o.ds, s)
 	e.Undo = inverse{Gone: &o.at}
-	err = o.commit(ctx, func(tx *store.Tx) error {
+	err := o.commit(ctx, func(tx *store.Tx) error {
 		if err := deleteNodes(tx, o.at.Datasource, o.at.Path); err != nil { // of something that vanished from outside
 			return err
 		}
@@ -69,14 +84,10 @@ func (o *op) mkdir(ctx context.Context) error {
 	if err == nil {
 		err = o.perform(ctx, o.m, e)
 	}
-	if err != nil {
-		if rerr := o.m.Remove(context.WithoutCancel(ctx), staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
-			o.g.log.Warn("a staged folder is left behind until the next start", "name", staged, "err", rerr)
-		}
-		return err
+	if err == nil {
+		o.publish(event.Created, o.at, policy.Place{}, true, 0)
 	}
-	o.publish(event.Created, o.at, policy.Place{}, true, 0)
-	return nil
+	return err
 }
 
 // RemoveOptions are the wishes that travel with a removal.
@@ -151,8 +162,8 @@ func (o *op) empty(ctx context.Context) error {
 	return nil
 }
 
-// remove takes the target out of the tree in one rename and deletes it afterwards, in the background when it is a folder. The caller holds
-// the publish lock of the tree.
+// remove takes the target out of the tree in one rename and deletes it afterwards, in the background when it is a folder. Across a network it
+// deletes at once what is one step there, and whole trees where no rename is one. The caller holds the publish lock of the tree.
 func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	gone, err := o.freed(ctx, o.m, &o.target, info)
 	if err != nil {
@@ -160,7 +171,16 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	}
 	aside := o.g.newName(o.m, o.name, discarded)
 	old := policy.Place{Datasource: o.ds.cfg.Name, Path: aside}
-	e := o.entry(o.ds, stepOf(o.name, aside, info))
+	s := stepOf(o.name, aside, info)
+	if o.m.features.Remote {
+		switch {
+		case !info.IsDir() || !tree:
+			s.Do, s.To = doRemove, ""
+		case !o.m.aside():
+			s.Do, s.To = doPurge, ""
+		}
+	}
+	e := o.entry(o.ds, s)
 	var row int64
 	err = o.commit(ctx, func(tx *store.Tx) (err error) {
 		if !info.IsDir() {
@@ -177,7 +197,7 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 		return moveNodes(tx, o.at, old)
 	}, e)
 	if err == nil {
-		if err = o.perform(ctx, o.m, e); err == nil && info.IsDir() && !tree {
+		if err = o.perform(ctx, o.m, e); err == nil && info.IsDir() && !tree && s.Do == doRename {
 			err = o.onlyEmpty(ctx, e, aside)
 		}
 	}
@@ -188,7 +208,14 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 	o.g.locks.lift(o.at)
 	o.publish(event.Deleted, o.at, policy.Place{}, info.IsDir(), info.Size)
 	o.g.journal.discardRow(row)
-	o.g.purge(o.m, old, info.IsDir())
+	if s.Do == doRename {
+		o.g.purge(o.m, old, info.IsDir())
+		return nil
+	}
+	o.g.live.drop(o.m, aside)
+	if info.IsDir() {
+		o.g.journal.discard(old)
+	}
 	return nil
 }
 

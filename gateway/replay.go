@@ -255,7 +255,7 @@ func (j *journal) forget(id int64, followers bool) {
 func (e entry) spans(ds *datasource) (spans []span) {
 	for _, s := range e.Steps {
 		for _, name := range []string{s.From, s.To} {
-			if !reserved(name) {
+			if name != "" && !reserved(name) {
 				spans = append(spans, span{path: ds.place(name).Path, tree: true})
 			}
 		}
@@ -263,72 +263,11 @@ func (e entry) spans(ds *datasource) (spans []span) {
 	return spans
 }
 
-// redo does what is outstanding of steps and reports whether all are done in the end. Where a step can no longer be done, since the node it
-// moves has gone or its target is taken, those before it are undone.
-func redo(ctx context.Context, m mounts.Backend, steps []step) (finished bool, err error) {
-	// The last step that is done tells that all before it are, even where what they put aside has been deleted since.
-	next := len(steps)
-	for ; next > 0; next-- {
-		done, err := isDone(ctx, m, steps[next-1])
-		if err != nil {
-			return false, err
-		}
-		if done {
-			break
-		}
-	}
-	for i := next; i < len(steps); i++ {
-		there, err := isAt(ctx, m, steps[i].From, steps[i], true)
-		if err == nil && there {
-			err = m.Rename(ctx, steps[i].From, steps[i].To)
-		}
-		if err != nil && passing(err) {
-			return false, err
-		}
-		if err == nil && there {
-			continue
-		}
-		for _, s := range slices.Backward(steps[:i]) {
-			if back, err := isAt(ctx, m, s.To, s, false); err == nil && back {
-				if err := m.Rename(ctx, s.To, s.From); err != nil && passing(err) {
-					return false, err
-				}
-			}
-		}
-		return false, nil
-	}
-	return true, nil
-}
-
-// isDone reports whether a step has been taken. What was put aside may have been deleted since, which happens only after the last step.
-func isDone(ctx context.Context, m mounts.Backend, s step) (bool, error) {
-	if done, err := isAt(ctx, m, s.To, s, false); done || err != nil || !isDiscarded(s.To) {
-		return done, err
-	}
-	there, err := isAt(ctx, m, s.From, s, false)
-	return err == nil && !there, err
-}
-
 // isDiscarded reports whether a name is one of what was put aside.
 func isDiscarded(name string) bool { return strings.Contains(name, mounts.Area+"/"+discarded+"/") }
 
 // isStaged reports whether a name is one of what was to be published.
 func isStaged(name string) bool { return strings.Contains(name, mounts.Area+"/"+staging+"/") }
-
-// isAt reports whether the node that a step moves is at name; with fresh, as it was when the step was written down.
-func isAt(ctx context.Context, m mounts.Backend, name string, s step, fresh bool) (bool, error) {
-	info, err := m.Stat(ctx, name)
-	if err != nil {
-		if passing(err) {
-			return false, err
-		}
-		return false, nil
-	}
-	if s.ID != 0 && info.ID != s.ID {
-		return false, nil
-	}
-	return !fresh || s.Change == 0 || info.Change == s.Change, nil
-}
 
 // treeDigest is a number that changes with any file, folder or link of a tree, in whatever order they are listed.
 func treeDigest(ctx context.Context, m mounts.Backend, name string) (sum uint64, err error) {

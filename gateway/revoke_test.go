@@ -31,7 +31,7 @@ func TestGrantExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := h.As("bob")
-	f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"))
+	f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"), gateway.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestRevokedDownload(t *testing.T) {
 			if err := put("/docs/big", string(make([]byte, 16<<20)))(t.Context(), h.As("alice")); err != nil {
 				t.Fatal(err)
 			}
-			f, err := h.As("bob").Open(t.Context(), gatewaytest.Path("/docs/big"))
+			f, err := h.As("bob").Open(t.Context(), gatewaytest.Path("/docs/big"), gateway.ReadOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -157,7 +157,7 @@ func TestA15Revocation(t *testing.T) {
 	h.Tell(t, "alice: put /docs/a 12345678 -> ok")
 	h.Grant("user:bob", "docs:/", "read", "write")
 	s := h.As("bob")
-	f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"))
+	f, err := s.Open(t.Context(), gatewaytest.Path("/docs/a"), gateway.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

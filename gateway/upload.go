@@ -34,8 +34,9 @@ type Upload struct {
 	opt  CreateOptions
 	acts []policy.Action // of which one was allowed at begin
 
-	file   mounts.RandomFile
-	staged string // its name on the backend
+	file   mounts.RandomFile // staged on the backend, or else
+	staged string            // its name there
+	far    *outbound         // on its way across a network
 	sums   *sums
 	quota  *hold
 
@@ -76,14 +77,21 @@ func (o *op) upload(ctx context.Context, opt CreateOptions) (*Upload, error) {
 	if u.sums, err = newSums(opt.Checksum); err != nil {
 		return nil, err
 	}
+	var cur mounts.Info
+	var exists bool
 	if opt.early() {
-		if _, _, err := u.judge(ctx); err != nil {
+		if cur, exists, err = u.judge(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if err = o.s.core.budget.open(); err != nil {
 		u.quota.release()
 		return nil, err
+	}
+	if !o.m.stages {
+		u.far = o.outbound(opt)
+		u.far.expect(u, cur, exists)
+		return u, nil
 	}
 	if u.file, u.staged, err = o.stage(ctx, o.m); err != nil {
 		u.quota.release()
@@ -170,9 +178,6 @@ func (u *Upload) check(cur mounts.Info, exists bool) error {
 
 // stage opens a new file in the datasource's area.
 func (o *op) stage(ctx context.Context, m *mounted) (mounts.RandomFile, string, error) {
-	if m.random == nil {
-		return nil, "", fault.New("gateway.stage", o.path.String(), fault.Unsupported, errors.New("the backend has no random access"))
-	}
 	name := o.g.newName(m, o.name, staging)
 	f, err := m.random.OpenFile(ctx, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0)
 	if err != nil {
@@ -186,19 +191,20 @@ func (u *Upload) Size() int64 { return u.size.Load() }
 
 // Write appends p.
 func (u *Upload) Write(p []byte) (int, error) {
-	n, err := u.writeAt(p, u.next)
+	n, err := u.put(p, u.next, true)
 	u.next += int64(n)
 	u.sums.write(p[:n])
 	return n, err
 }
 
 // WriteAt writes p at off. Where a checksum was declared, a file that is not written from start to end in order is read once more at Commit.
+// After a Write of more than a small body to a backend across a network it is Unsupported.
 func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	u.sums.disorder()
-	return u.writeAt(p, off)
+	return u.put(p, off, false)
 }
 
-func (u *Upload) writeAt(p []byte, off int64) (int, error) {
+func (u *Upload) put(p []byte, off int64, ordered bool) (n int, err error) {
 	u.mu.Lock()
 	over := u.over
 	u.mu.Unlock()
@@ -212,7 +218,14 @@ func (u *Upload) writeAt(p []byte, off int64) (int, error) {
 	if err := u.grow(end); err != nil {
 		return 0, err
 	}
-	n, err := u.file.WriteAt(p, off)
+	switch {
+	case u.far == nil:
+		n, err = u.file.WriteAt(p, off)
+	case ordered:
+		n, err = u.far.write(p)
+	default:
+		n, err = u.far.writeAt(p, off)
+	}
 	u.o.g.stats.in.Add(int64(n))
 	if err != nil {
 		return n, fault.Wrap("gateway.Upload", u.o.path.String(), err)
@@ -322,12 +335,18 @@ func (u *Upload) drop(err *error) {
 			u.o.g.log.Warn("closing a published file failed", "path", u.o.path, "err", cerr)
 		}
 	}
-	if *err != nil {
+	if u.far != nil {
+		if cerr := u.far.close(); cerr != nil {
+			u.o.g.log.Warn("closing a spooled upload failed", "path", u.o.path, "err", cerr)
+		}
+	} else if *err != nil {
 		if rerr := u.o.m.Remove(context.WithoutCancel(u.o.g.life), u.staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
 			u.o.g.log.Warn("a staged file is left behind until the next start", "name", u.staged, "err", rerr)
 		}
 	}
-	u.o.g.live.drop(u.o.m, u.staged)
+	if u.staged != "" {
+		u.o.g.live.drop(u.o.m, u.staged)
+	}
 	u.quota.release()
 	_ = u.o.s.core.budget.stage(-u.held)
 	u.o.s.core.budget.close()
@@ -338,12 +357,31 @@ func (u *Upload) verify() error {
 	if size := u.size.Load(); u.opt.Size >= 0 && size != u.opt.Size {
 		return fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, fmt.Errorf("%d bytes arrived, %d were declared", size, u.opt.Size))
 	}
-	return u.sums.verify(u.o.path, io.NewSectionReader(u.file, 0, u.size.Load()))
+	return u.sums.verify(u.o.path, io.NewSectionReader(u.content(), 0, u.size.Load()))
 }
 
-// publish makes the staged content that of the target.
+// truncate sets the size of what was written.
+func (u *Upload) truncate(size int64) error {
+	if u.far != nil {
+		return u.far.truncate(size)
+	}
+	return u.file.Truncate(size)
+}
+
+// content is what was written, as long as it has not left.
+func (u *Upload) content() io.ReaderAt {
+	if u.far != nil {
+		return u.far
+	}
+	return u.file
+}
+
+// publish makes the content that of the target.
 func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) {
 	o := u.o
+	if u.far != nil {
+		return u.send(ctx)
+	}
 	// The staged bytes are made durable before the publish lock is taken: it is held for the short last steps only.
 	if err := u.settle(ctx); err != nil {
 		return Info{}, false, err
@@ -362,19 +400,20 @@ func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) 
 	if err != nil {
 		return Info{}, false, err
 	}
-	if err := o.replace(ctx, u.staged, info, cur, exists, u.sums.String(), u.quota); err != nil {
+	e := o.entry(o.ds, stepOf(u.staged, o.name, info))
+	if err := o.replace(ctx, o.row(o.at, info, u.sums.String()), e, cur, exists, u.quota); err != nil {
 		return Info{}, false, err
 	}
+	if err := o.perform(ctx, o.m, e); err != nil {
+		return Info{}, false, err
+	}
+	o.replaced(exists, info.Size)
 	// The stamps of the file have moved with the rename: the entity tag is that of now.
 	if info, err = u.file.Stat(); err != nil {
 		return Info{}, false, err
 	}
-	o.g.stats.published.Add(1)
 	info.Name = o.path.Base()
-	if !o.known {
-		return o.info(o.path, info), true, nil
-	}
-	return o.info(o.path, info), !exists, nil
+	return o.info(o.path, info), !exists || !o.known, nil
 }
 
 // claim takes the publish lock of the target and asks everything once more under it. Following a link may show that the target is elsewhere
@@ -436,11 +475,35 @@ func (o *op) keepMode(ctx context.Context, staged string, cur mounts.Info) error
 	return m.SetMode(ctx, staged, cur.Mode)
 }
 
-// replace commits that the staged file becomes the target and makes it so. The caller holds the publish lock.
-func (o *op) replace(ctx context.Context, staged string, info, cur mounts.Info, exists bool, sums string, quota *hold) error {
-	row := o.row(o.at, info, sums)
-	e := o.entry(o.ds, stepOf(staged, o.name, info))
-	err := o.commit(ctx, func(tx *store.Tx) error {
+// send publishes what goes across a network: the transaction first, and then the backend gets what was held back.
+func (u *Upload) send(ctx context.Context) (_ Info, created bool, err error) {
+	o := u.o
+	cur, exists, release, err := u.claim(ctx)
+	if err != nil {
+		return Info{}, false, err
+	}
+	defer release()
+	u.far.expect(u, cur, exists)
+	size := u.size.Load()
+	row := o.row(o.at, mounts.Info{Size: size, ModTime: u.opt.ModTime}, u.sums.String())
+	e := o.entry(o.ds, step{Do: doPut, To: o.name, Stamp: stampOf(cur, exists)})
+	if err := o.replace(ctx, row, e, cur, exists, u.quota); err != nil {
+		return Info{}, false, err
+	}
+	info, err := u.far.publish(context.WithoutCancel(ctx), size)
+	if err = o.performed(ctx, o.m, e, err); err != nil {
+		return Info{}, false, err
+	}
+	// The row shall say what the file is there, so that a change from outside is told from this one.
+	o.g.db.Later(func(tx *store.Tx) error { return renewRow(tx, *row, info) })
+	o.replaced(exists, size)
+	info.Name = o.path.Base()
+	return o.info(o.path, info), !exists || !o.known, nil
+}
+
+// replace commits that the file of row becomes the target. What is still to be done is in e. The caller holds the publish lock.
+func (o *op) replace(ctx context.Context, row *node, e *entry, cur mounts.Info, exists bool, quota *hold) error {
+	return o.commit(ctx, func(tx *store.Tx) error {
 		e.Undo = inverse{Gone: &o.at}
 		was, had := node{}, false
 		if exists {
@@ -449,25 +512,26 @@ func (o *op) replace(ctx context.Context, staged string, info, cur mounts.Info, 
 				return err
 			}
 		}
+		usage := quota.usage(row.Size, cur.Size, was, had)
 		if had {
+			if cur.Tag == "" && cur.Change == 0 {
+				was.Sums = "" // should this come back, nothing tells for sure that the content is still that
+			}
 			e.Undo = inverse{Was: &was}
 		}
-		usage := quota.usage(info.Size, cur.Size, was, had)
 		o.g.count(tx, usage, 1)
 		e.Undo.Usage = negated(usage)
 		tx.Collect(nodes{o.g}, row)
 		return nil
 	}, e)
-	if err != nil {
-		return err
-	}
-	if err := o.perform(ctx, o.m, e); err != nil {
-		return err
-	}
+}
+
+// replaced tells of a file that was published.
+func (o *op) replaced(existed bool, size int64) {
+	o.g.stats.published.Add(1)
 	kind := event.Created
-	if exists {
+	if existed {
 		kind = event.Modified
 	}
-	o.publish(kind, o.at, policy.Place{}, false, info.Size)
-	return nil
+	o.publish(kind, o.at, policy.Place{}, false, size)
 }

@@ -123,6 +123,8 @@ func (a *around) Provide(target any) (known, found bool) {
 		return provide(a, t, func(n PartPutter) PartPutter { return aroundParts{a, n} })
 	case *Purger:
 		return provide(a, t, func(n Purger) Purger { return aroundPurger{a, n} })
+	case *Resumer:
+		return provide(a, t, func(n Resumer) Resumer { return aroundResumer{a, n} })
 	case *Partitioned:
 		return provide(a, t, func(n Partitioned) Partitioned { return n }) // as Features: no I/O, so nothing to stand round
 	}
@@ -296,4 +298,13 @@ type aroundPurger struct {
 
 func (w aroundPurger) Purge(ctx context.Context, name string) error {
 	return w.a.hooks.Call(ctx, "Purge", name, func() error { return w.next.Purge(ctx, name) })
+}
+
+type aroundResumer struct {
+	a    *around
+	next Resumer
+}
+
+func (w aroundResumer) ResumeRename(ctx context.Context, from, to string) error {
+	return w.a.hooks.Call(ctx, "ResumeRename", from, func() error { return w.next.ResumeRename(ctx, from, to) })
 }

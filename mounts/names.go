@@ -87,7 +87,8 @@ func flawBeyondASCII(s string) error {
 	return nil
 }
 
-// Reserved reports whether some file system or server could take segment for Area: in other case, composed otherwise or in compatibility
+// Reserved reports whether segment is the gateway's own: the name of a staged file beside its target, which begins with Area and "-", or what
+// some file system or server could take for Area: in other case, composed otherwise or in compatibility
 // forms (full width), with characters that file systems ignore (joiners, marks of direction, soft hyphens), with the trailing dots and
 // spaces that Windows drops, as an NTFS stream of it, behind a backslash, or as its short name. The core refuses such names.
 func Reserved(segment string) bool {
@@ -141,7 +142,7 @@ func reserved(s string) bool {
 		s = s[:i] // a stream of it, such as ".cellgate::$INDEX_ALLOCATION"
 	}
 	s = strings.TrimRight(strings.TrimLeft(s, " "), " .")
-	if strings.EqualFold(s, Area) {
+	if strings.EqualFold(s, Area) || len(s) > len(Area) && s[len(Area)] == '-' && strings.EqualFold(s[:len(Area)], Area) {
 		return true
 	}
 	return isShort(s)

@@ -110,6 +110,12 @@ type Purger interface {
 	Purge(ctx context.Context, name string) error
 }
 
+// Resumer is a backend whose Rename of a folder is many steps. ResumeRename goes on with one that was interrupted, or begins it: what is at
+// to already is part of it. Nothing of from is deleted before it is at to.
+type Resumer interface {
+	ResumeRename(ctx context.Context, from, to string) error
+}
+
 // Partitioned is a backend that holds several file systems, between which Rename is Unsupported. Each has an Area of its own, which whoever
 // uses it has to make. AreaOf is the helper that falls back.
 type Partitioned interface {

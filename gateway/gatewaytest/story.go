@@ -191,7 +191,7 @@ func orNothing(words []string) string {
 
 // Read returns the content of a file.
 func Read(ctx context.Context, s *gateway.Session, p gateway.Path) ([]byte, error) {
-	f, err := s.Open(ctx, p)
+	f, err := s.Open(ctx, p, gateway.ReadOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package webdav
 import (
 	"crypto/rand"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -33,7 +34,7 @@ func (q *request) get() error {
 		}
 		return q.send(info, nil)
 	}
-	f, err := q.s.Open(q.ctx(), q.path)
+	f, err := q.s.Open(q.ctx(), q.path, q.first())
 	if fault.KindOf(err) == fault.IsDir && err != nil {
 		return q.index()
 	}
@@ -42,6 +43,30 @@ func (q *request) get() error {
 	}
 	defer f.Close()
 	return q.send(f.Info(), f)
+}
+
+// first is what of the file will be read first, as far as that shows before its size is known. Where the answer may well have no body,
+// nothing is.
+func (q *request) first() gateway.ReadOptions {
+	for _, key := range []string{"If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since", "If-Range"} {
+		if q.r.Header.Get(key) != "" {
+			return gateway.ReadOptions{N: -1}
+		}
+	}
+	v := q.r.Header.Get("Range")
+	if v == "" {
+		return gateway.ReadOptions{}
+	}
+	list, valid := parseRanges(v, math.MaxInt64)
+	switch {
+	case !valid:
+		return gateway.ReadOptions{}
+	case len(list) != 1 || strings.HasPrefix(strings.TrimSpace(v[6:]), "-"):
+		return gateway.ReadOptions{N: -1}
+	case list[0].off+list[0].n == math.MaxInt64:
+		return gateway.ReadOptions{Off: list[0].off}
+	}
+	return gateway.ReadOptions{Off: list[0].off, N: list[0].n}
 }
 
 // send answers with info's headers and, unless f is nil, with the bytes of f.
