@@ -49,6 +49,9 @@ func (t *transfer) copy(ctx context.Context, opt MoveOptions) (created bool, err
 		return false, err
 	}
 	defer func() {
+		if errors.Is(err, errUnknown) {
+			return // what is staged is still needed
+		}
 		if err != nil {
 			t.g.purge(t.m, t.dest.ds.place(c.staged), true)
 		} else {
@@ -135,6 +138,9 @@ var errUncopied = errors.New("holds something that the target cannot keep: a lin
 func (t *transfer) copyTree(ctx context.Context, opt MoveOptions, rows bool) (c *copier, err error) {
 	c = &copier{transfer: t, staged: t.g.newName(t.m, t.dest.name, staging), rows: rows, progress: opt.Progress}
 	defer func() {
+		if errors.Is(err, errUnknown) {
+			return // what is staged is still needed
+		}
 		if err != nil {
 			t.g.purge(t.m, t.dest.ds.place(c.staged), true)
 		}

@@ -51,6 +51,9 @@ type mounted struct {
 	private  bool                // opened with one user's own credentials, who may not have the run of the gateway's area
 }
 
+// Unwrap makes the capabilities of the backend reachable.
+func (m *mounted) Unwrap() mounts.Backend { return m.Backend }
+
 // aside reports whether a tree can be put aside in one step before it is deleted.
 func (m *mounted) aside() bool { return m.features.Rename == mounts.Native && !m.private }
 
@@ -240,6 +243,12 @@ func (ds *datasource) tend(ctx context.Context) {
 	}
 	if err != nil && ctx.Err() == nil {
 		ds.detach(err)
+	}
+	if err == nil && len(ds.g.journal.of(ds.cfg.Name)) > 0 {
+		if err := ds.g.journal.replay(ctx, ds, m); err != nil {
+			ds.g.log.Warn("an interrupted operation is not dealt with yet", "datasource", ds.cfg.Name, "err", err)
+		}
+		ds.g.journal.resume(ctx, ds.g.table.Load())
 	}
 }
 

@@ -173,7 +173,7 @@ func (o *op) info(p Path, info mounts.Info) Info {
 	if !i.Dir {
 		i.Size = info.Size
 		if o.known {
-			i.ETag = etag(info)
+			i.ETag = o.etag(info)
 		}
 	}
 	return i
@@ -196,6 +196,19 @@ func etag(info mounts.Info) string {
 	b = append(b, '-')
 	b = strconv.AppendInt(b, info.Size, 36)
 	return string(append(b, '"'))
+}
+
+// etag is etag, or else made of the time and size that a backend across a network tells. While the time may still be that of the next change,
+// too, there is none (RFC 9110 §8.8.2.2 has the same rule for times as validators).
+func (o *op) etag(info mounts.Info) string {
+	tag := etag(info)
+	if tag != "" || info.ModTime.IsZero() || o.m == nil || !o.m.features.Remote {
+		return tag
+	}
+	if age := o.env.Time.Sub(info.ModTime); age < 2*max(o.m.features.ModTimeGrain, time.Second) {
+		return ""
+	}
+	return `"t` + strconv.FormatInt(info.ModTime.UnixNano(), 36) + "-" + strconv.FormatInt(info.Size, 36) + `"`
 }
 
 // reserved reports whether a segment of the path is the gateway's own.

@@ -196,7 +196,7 @@ func (u *Upload) adopt(ctx context.Context, base bool) error {
 	if err != nil {
 		return err
 	}
-	if tag := etag(info); base && tag != "" {
+	if tag := u.o.etag(info); base && tag != "" {
 		check := u.opt.Cond.Check
 		u.opt.Cond.Check = func(cur Info, exists bool) error {
 			if u.o.known && (!exists || cur.ETag != tag) {

@@ -251,8 +251,9 @@ var (
 	// errLanded wraps the failure of a step that took effect all the same: a rename whose parent folder could not be synced. The operation
 	// fails, since it may not outlast a power cut, but nothing is undone: store and storage agree.
 	errLanded = errors.New("done, but perhaps not durable")
-	// errUnknown wraps that of a step nobody can tell of, since the backend has gone. The journal keeps the entry until it is back.
-	errUnknown = errors.New("whether it was done will be seen when the backend is back")
+	// errUnknown wraps that of a step nobody can tell of, since the backend has gone, or that is half done. The journal keeps the entry and goes
+	// on with it once the backend works again.
+	errUnknown = errors.New("it is gone on with when the backend works again")
 )
 
 // perform does the steps of an entry whose transaction is committed. When one fails, those before it are undone and the transaction is
@@ -323,8 +324,9 @@ func (o *op) forth(ctx context.Context, m *mounted, e *entry) error {
 // outcome finds out what became of a step that failed.
 func (o *op) outcome(ctx context.Context, m *mounted, s step, err error) error {
 	done, serr := s.landed(ctx, m)
+	half := serr == nil && !done && passing(err) && s.half(ctx, m)
 	switch {
-	case serr != nil && passing(serr) && passing(err):
+	case half || serr != nil && passing(serr) && passing(err):
 		o.g.log.Warn("the outcome of a change is not known yet", "path", o.path, "err", err)
 		return fault.New("gateway."+o.verb.String(), o.path.String(), fault.KindOf(err), errors.Join(errUnknown, err))
 	case done:

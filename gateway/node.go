@@ -59,6 +59,13 @@ func renewRow(tx *store.Tx, row node, info mounts.Info) error {
 	return err
 }
 
+// renewPlace writes down what the file of a place's row turned out to be. Where it is of another size, its sums are forgotten.
+func renewPlace(tx *store.Tx, at policy.Place, info mounts.Info) error {
+	_, err := tx.Exec(`UPDATE nodes SET sums = CASE WHEN size = $1 THEN sums ELSE '' END, size = $1, mtime = $2, fid = $3
+		WHERE datasource = $4 AND depth = $5 AND path = $6`, info.Size, info.ModTime.UnixNano(), int64(info.ID), at.Datasource, depthOf(at.Path), at.Path)
+	return err
+}
+
 // querier is what rows are read from: the committed state or a transaction.
 type querier func(q string, args ...any) *sql.Row
 

@@ -59,6 +59,11 @@ func (j *journal) resume(ctx context.Context, t *table) {
 				continue
 			}
 			if land, ok := j.pending(e.After); ok {
+				if to := t.datasources[land.Datasource]; to != nil {
+					if _, err := to.open(); err == nil {
+						continue // its turn comes once that has been dealt with
+					}
+				}
 				err = j.keep(ctx, e, &land)
 			} else {
 				err = j.recover(ctx, ds, m, e)
@@ -136,8 +141,17 @@ func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e ent
 	if !finished {
 		outcome = "rolled back"
 	}
+	fresh, err := published(ctx, m, e, finished)
+	if err != nil {
+		return err
+	}
 	err = j.g.db.Update(ctx, func(tx *store.Tx) error {
 		if finished {
+			if fresh != nil {
+				if err := renewPlace(tx, ds.place(e.Steps[0].To), *fresh); err != nil {
+					return err
+				}
+			}
 			return j.settle(tx, e, outcome)
 		}
 		for _, f := range j.followers(e.ID) {
@@ -154,6 +168,18 @@ func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e ent
 	j.g.log.Info("an interrupted operation was dealt with", "datasource", ds.cfg.Name, "path", e.Path, "outcome", outcome)
 	j.clear(ctx, m, e, finished)
 	return nil
+}
+
+// published looks at what a put has left, so that its row can say so.
+func published(ctx context.Context, m mounts.Backend, e entry, finished bool) (*mounts.Info, error) {
+	if !finished || len(e.Steps) != 1 || e.Steps[0].Do != doPut {
+		return nil, nil
+	}
+	info, there, err := look(ctx, m, e.Steps[0].To)
+	if err != nil || !there {
+		return nil, err
+	}
+	return &info, nil
 }
 
 // clear deletes what the steps of a finished entry put aside, or what one that was given up had staged.

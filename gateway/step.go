@@ -22,13 +22,16 @@ const (
 	doPurge  deed = "purge"  // delete From with all that is in it
 )
 
+// stampFolder is the stamp of every folder.
+const stampFolder = "folder"
+
 // stampOf tells one content of a name from another as well as the backend lets one.
 func stampOf(info mounts.Info, exists bool) string {
 	switch {
 	case !exists:
 		return "-"
 	case info.IsDir():
-		return "folder"
+		return stampFolder
 	case info.Tag != "":
 		return "tag " + info.Tag
 	case info.Change != 0:
@@ -82,6 +85,18 @@ func (s step) landed(ctx context.Context, m mounts.Backend) (bool, error) {
 	}
 	to, there, err := look(ctx, m, s.To)
 	return err == nil && there && to.ID == s.ID, err
+}
+
+// half reports whether a step that failed and is not done may have been begun: one that is many on this backend.
+func (s step) half(ctx context.Context, m *mounted) bool {
+	switch {
+	case s.Do == doPurge:
+		return true
+	case s.Do != doRename || m.features.Rename == mounts.Native || s.Stamp != stampFolder:
+		return false
+	}
+	_, there, err := look(ctx, m, s.To)
+	return there || err != nil
 }
 
 // source is the name that shows whether a step was taken.

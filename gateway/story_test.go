@@ -6,6 +6,8 @@ import (
 
 	"cellgate/gateway/gatewaytest"
 	"cellgate/internal/clock"
+	"cellgate/mounts"
+	"cellgate/mounts/mem"
 	"cellgate/store"
 	"cellgate/store/storetest"
 )
@@ -163,6 +165,15 @@ func TestStories(t *testing.T) {
 				h := gatewaytest.New(t, gatewaytest.Config{DB: db, Clock: clock.At(time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC))})
 				h.Tell(t, story)
 			})
+			for _, kind := range kinds[1:] {
+				t.Run(kind.name, func(t *testing.T) {
+					h := gatewaytest.New(t, gatewaytest.Config{
+						Clock: clock.At(time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)),
+						Disks: map[string]mounts.Backend{"disk": kind.wrap(mem.New(mem.Config{})), "nas": kind.wrap(mem.New(mem.Config{}))},
+					})
+					h.Tell(t, story)
+				})
+			}
 		})
 	}
 }
