@@ -30,10 +30,13 @@ type Datasource struct {
 	Name        string
 	Driver      string
 	Options     map[string]string
-	Mode        string                   // of the credentials; "" is shared
-	Credentials map[string]secret.String // sealed in the store
+	Mode        string                   // of the credentials: Shared (and ""), PerUser or PerLogin
+	Fallback    string                   // Shared: who has no credentials of his own gets the datasource's; "": is refused
+	Credentials map[string]secret.String // sealed in the store; in the other modes what they all have in common
 	ReadOnly    bool
 	Durability  string // Synced (and "") or Written
+	Owner       int64  // the user who completed it from a template, 0 none
+	Template    string // that template
 }
 
 // Workspace is a top folder of users' trees as an admin declares it. With one root its content is that root's; with several, one folder
@@ -51,6 +54,7 @@ type DatasourceStatus struct {
 	State    string // "up" or "down"
 	Since    time.Time
 	Err      error // why it is down
+	Users    int   // who have it open, each with credentials of his own
 	Features mounts.Features
 	Space    mounts.Space
 }
@@ -77,8 +81,16 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 	if !namePattern.MatchString(d.Name) {
 		bad("name %q: lower-case letters, digits, '.', '_' and '-', at most 62", d.Name)
 	}
-	if d.Mode != "" && d.Mode != "shared" {
-		bad("credentials mode %q: this build knows shared", d.Mode)
+	switch d.Mode {
+	case "", Shared, PerUser, PerLogin:
+	default:
+		bad("credentials mode %q: shared, user or session", d.Mode)
+	}
+	switch {
+	case d.Fallback != "" && d.Fallback != "refuse" && d.Fallback != Shared:
+		bad("credentials fallback %q: refuse or shared", d.Fallback)
+	case d.Fallback == Shared && (d.Mode == "" || d.Mode == Shared):
+		bad("credentials have a fallback only in the modes user and session")
 	}
 	if d.Durability != "" && d.Durability != Synced && d.Durability != Written {
 		bad("durability %q: synced or written", d.Durability)
@@ -98,6 +110,9 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 			bad("driver %s needs the option %q: %s", d.Driver, o.Name, o.Help)
 			return errs
 		}
+	}
+	for _, err := range g.checkSecrets(d.Driver, d.Credentials) {
+		bad("%w", err)
 	}
 	if driver.Check != nil && len(errs) == 0 {
 		for _, err := range driver.Check(d.config(g.log)) {
@@ -162,7 +177,7 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 	if err != nil {
 		return false, fault.New(op, d.Name, fault.Internal, err)
 	}
-	sealed, err := g.sealCredentials(d)
+	sealed, err := g.sealMap(d.Credentials, sealContext(d.Name))
 	if err != nil {
 		return false, err
 	}
@@ -170,11 +185,11 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 	if err := store.SetSetting(tx, "datasource."+d.Name+".id", ""); err != nil {
 		return false, err
 	}
-	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, credentials, read_only, durability, created)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-		ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, options = excluded.options, mode = excluded.mode,
+	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, fallback, credentials, read_only, durability, owner, template, created)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, options = excluded.options, mode = excluded.mode, fallback = excluded.fallback,
 			credentials = excluded.credentials, read_only = excluded.read_only, durability = excluded.durability`,
-		d.Name, d.Driver, string(options), d.Mode, sealed, flag(d.ReadOnly), d.Durability, g.now())
+		d.Name, d.Driver, string(options), d.Mode, d.Fallback, sealed, flag(d.ReadOnly), d.Durability, d.Owner, d.Template, g.now())
 	return true, fault.Wrap(op, d.Name, err)
 }
 
@@ -204,6 +219,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 		`DELETE FROM props WHERE node IN (SELECT id FROM nodes WHERE datasource = $1)`,
 		`DELETE FROM nodes WHERE datasource = $1`,
 		`DELETE FROM locks WHERE datasource = $1`,
+		`DELETE FROM credentials WHERE datasource = $1`,
 		`DELETE FROM journal WHERE datasource = $1`,
 		`DELETE FROM settings WHERE key IN ('datasource.' || $1 || '.id', 'datasource.' || $1 || '.case')`,
 	} {
@@ -278,6 +294,14 @@ func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	if err := g.ForgetLocks(tx, id); err != nil {
 		return fault.Wrap(op, login, err)
 	}
+	if _, err := tx.Exec(`DELETE FROM credentials WHERE user_id = $1`, id); err != nil {
+		return fault.Wrap(op, login, err)
+	}
+	tx.OnCommit(func() {
+		for _, ds := range g.table.Load().datasources {
+			ds.tenants.forget(id)
+		}
+	})
 	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, login); err != nil {
 		return fault.Wrap(op, login, err)
 	}
@@ -298,9 +322,12 @@ func (g *Gateway) Datasources(ctx context.Context) []DatasourceStatus {
 		st.Since, st.Err = ds.since, ds.err
 		m := ds.up
 		ds.state.RUnlock()
-		if m == nil {
+		switch {
+		case ds.personal():
+			st.Users = ds.tenants.count()
+		case m == nil:
 			st.State = "down"
-		} else {
+		default:
 			st.Features = m.features
 			if sp, ok := mounts.As[mounts.Spacer](m.Backend); ok {
 				if space, err := sp.Space(ctx); err == nil {
@@ -324,7 +351,7 @@ func (g *Gateway) Workspaces() []WorkspaceStatus {
 			ds := t.datasources[r.datasource]
 			if ds == nil {
 				st.State, st.Err = "unavailable", fault.New("gateway", r.datasource, fault.NotExist, nil)
-			} else if _, err := ds.open(); err != nil {
+			} else if _, err := ds.open(); err != nil && !ds.personal() {
 				st.State, st.Err = "unavailable", err
 			}
 		}
@@ -385,7 +412,10 @@ func (g *Gateway) RootPlace(s string) (policy.Place, error) {
 
 func normalise(d *Datasource) {
 	if d.Mode == "" {
-		d.Mode = "shared"
+		d.Mode = Shared
+	}
+	if d.Fallback == "refuse" {
+		d.Fallback = ""
 	}
 	if d.Durability == "" {
 		d.Durability = Synced
@@ -396,23 +426,8 @@ func normalise(d *Datasource) {
 }
 
 func sameDatasource(a, b Datasource) bool {
-	return a.Name == b.Name && a.Driver == b.Driver && a.Mode == b.Mode && a.ReadOnly == b.ReadOnly && a.Durability == b.Durability &&
+	return a.Name == b.Name && a.Driver == b.Driver && a.Mode == b.Mode && a.Fallback == b.Fallback && a.Owner == b.Owner && a.ReadOnly == b.ReadOnly && a.Durability == b.Durability &&
 		maps.Equal(a.Options, b.Options) && maps.Equal(a.Credentials, b.Credentials)
-}
-
-func (g *Gateway) sealCredentials(d Datasource) ([]byte, error) {
-	if len(d.Credentials) == 0 {
-		return nil, nil
-	}
-	plain := make(map[string]string, len(d.Credentials))
-	for k, v := range d.Credentials {
-		plain[k] = v.Reveal()
-	}
-	b, err := json.Marshal(plain)
-	if err != nil {
-		return nil, fault.New("gateway.sealCredentials", d.Name, fault.Internal, err)
-	}
-	return g.keys.Seal(b, sealContext(d.Name))
 }
 
 func sealContext(datasource string) string { return "datasource " + datasource }

@@ -83,7 +83,7 @@ func (t *transfer) copy(ctx context.Context, opt MoveOptions) (created bool, err
 		added[s] = c.bytes
 	}
 	steps, old := t.aside()
-	e := t.entry(t.dest.ds, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
+	e := t.entry(t.m, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
 	err = t.commit(ctx, func(tx *store.Tx) error {
 		replaced, err := usageBelow(tx, t.dest.at)
 		if err != nil {

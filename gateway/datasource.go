@@ -25,6 +25,7 @@ type datasource struct {
 	g   *Gateway
 	cfg Datasource
 	*lasting
+	tenants tenants // of a datasource that is not Shared
 
 	tending atomic.Bool
 	state   sync.RWMutex
@@ -49,6 +50,7 @@ type mounted struct {
 	random   mounts.RandomAccess // nil when the backend has none
 	stages   bool                // uploads are staged on the backend; else they go out to it whole (outbound.go)
 	private  bool                // opened with one user's own credentials, who may not have the run of the gateway's area
+	user     int64               // that user
 }
 
 // Unwrap makes the capabilities of the backend reachable.
@@ -74,10 +76,10 @@ func (ds *datasource) attach(ctx context.Context) error {
 	ds.state.RLock()
 	up, gone := ds.up, ds.gone
 	ds.state.RUnlock()
-	if up != nil || gone {
+	if up != nil || gone || ds.personal() {
 		return nil
 	}
-	m, err := ds.dial(ctx)
+	m, err := ds.dial(ctx, ds.cfg)
 	if err == nil {
 		if err = ds.prepare(ctx, m); err != nil {
 			err = errors.Join(err, m.Close())
@@ -100,12 +102,16 @@ func (ds *datasource) attach(ctx context.Context) error {
 	return nil
 }
 
-func (ds *datasource) dial(ctx context.Context) (*mounted, error) {
-	driver, ok := ds.g.drivers[ds.cfg.Driver]
+// personal reports whether only its users open the datasource, each for himself.
+func (ds *datasource) personal() bool { return ds.cfg.Mode != Shared && ds.cfg.Fallback != Shared }
+
+// dial opens the backend as cfg says.
+func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error) {
+	driver, ok := ds.g.drivers[cfg.Driver]
 	if !ok {
-		return nil, fault.New("gateway.dial", ds.cfg.Name, fault.Unsupported, fmt.Errorf("no driver %q in this build", ds.cfg.Driver))
+		return nil, fault.New("gateway.dial", cfg.Name, fault.Unsupported, fmt.Errorf("no driver %q in this build", cfg.Driver))
 	}
-	b, err := driver.Open(ctx, ds.cfg.config(ds.g.log))
+	b, err := driver.Open(ctx, cfg.config(ds.g.log))
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +220,10 @@ func (ds *datasource) foldRights(ctx context.Context, m *mounted) error {
 
 // tend brings a datasource back that is down, and notices one that has gone.
 func (ds *datasource) tend(ctx context.Context) {
+	ds.tenants.idle(ds.g.clock.Now())
+	if ds.personal() {
+		return
+	}
 	m, err := ds.open()
 	if err != nil {
 		if ds.attach(ctx) == nil {
@@ -275,11 +285,15 @@ func (ds *datasource) close() error {
 	m := ds.up
 	ds.up, ds.err, ds.gone = nil, errClosed, true
 	ds.state.Unlock()
-	if m == nil {
-		return nil
-	}
 	ended := make(chan error, 1)
-	go func() { ended <- m.Close() }()
+	go func() {
+		ds.tenants.close()
+		if m == nil {
+			ended <- nil
+			return
+		}
+		ended <- m.Close()
+	}()
 	select {
 	case err := <-ended:
 		return err

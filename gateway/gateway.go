@@ -97,6 +97,8 @@ type Gateway struct {
 	room   func() error
 	spool  string
 
+	passportKey []byte // tells passwords in memory apart
+
 	drivers map[string]mounts.Driver
 	table   atomic.Pointer[table] // datasources and workspaces as they are now
 	reload  sync.Mutex            // one Reload at a time
@@ -133,6 +135,7 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	for _, d := range cfg.Drivers {
 		g.drivers[d.Name] = d
 	}
+	g.passportKey = newPassportKey()
 	g.life, g.stop = context.WithCancel(context.WithoutCancel(ctx))
 	g.journal.g = g
 	g.budgets.limits = cfg.Limits

@@ -34,6 +34,7 @@ type entry struct {
 	Verb       string  `json:"-"`
 	Path       string  `json:"path"`            // virtual, for the record of a replay
 	Actor      string  `json:"actor,omitempty"` // likewise
+	User       int64   `json:"user,omitempty"`  // whose credentials the steps need, 0 the datasource's own
 	Steps      []step  `json:"steps"`
 	Undo       inverse `json:"undo,omitzero"`
 	After      int64   `json:"after,omitempty"`  // another entry that must be done first: a move between datasources takes the source away last
@@ -94,9 +95,9 @@ func (j *journal) Flush(tx *store.Tx, items []any) error {
 	return tx.Insert(`INSERT INTO journal (id, datasource, kind, payload, created)`, ``, rows)
 }
 
-// entry makes the journal entry of an operation, with the outstanding steps on ds.
-func (o *op) entry(ds *datasource, steps ...step) *entry {
-	return &entry{ID: store.NewID(), Datasource: ds.cfg.Name, Verb: o.verb.String(), Path: o.path.String(), Actor: o.actor(), Steps: steps}
+// entry makes the journal entry of an operation, with the outstanding steps on m.
+func (o *op) entry(m *mounted, steps ...step) *entry {
+	return &entry{ID: store.NewID(), Datasource: m.name, Verb: o.verb.String(), Path: o.path.String(), Actor: o.actor(), User: m.user, Steps: steps}
 }
 
 // finish notes that entries' steps are done. Their rows go with the very next transaction of whatever operation: one that changes the same

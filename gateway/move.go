@@ -191,7 +191,7 @@ func (t *transfer) aside() (steps []step, old policy.Place) {
 // rename moves within one file system: one or two renames, whatever the size. The caller holds the publish locks.
 func (t *transfer) rename(ctx context.Context) error {
 	steps, old := t.aside()
-	e := t.entry(t.ds, append(steps, stepOf(t.name, t.dest.name, t.info))...)
+	e := t.entry(t.m, append(steps, stepOf(t.name, t.dest.name, t.info))...)
 	err := t.commit(ctx, func(tx *store.Tx) error { return t.moveRows(tx, e, old) }, e)
 	if err == nil {
 		err = t.perform(ctx, t.m, e)
@@ -290,9 +290,9 @@ func (t *transfer) carry(ctx context.Context, opt MoveOptions) error {
 		return err
 	}
 	steps, old := t.aside()
-	land := t.entry(t.dest.ds, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
+	land := t.entry(t.m, append(steps, stepOf(c.staged, t.dest.name, c.info))...)
 	left := t.g.newNameAs(t.op.m, t.name, discarded, carried)
-	leave := t.entry(t.ds, stepOf(t.name, left, t.info))
+	leave := t.entry(t.op.m, stepOf(t.name, left, t.info))
 	leave.After, leave.Digest = land.ID, c.digest
 	err = t.commit(ctx, func(tx *store.Tx) error {
 		err := t.moveRows(tx, land, old)

@@ -188,7 +188,7 @@ func (o *op) ready(ctx context.Context, t *target, acts []policy.Action) (*mount
 	if o.verb.changes() && t.ds.cfg.ReadOnly && !(o.verb == verbCopy && t == &o.target) {
 		return nil, fault.New("gateway.begin", t.path.String(), fault.Denied, errReadOnly)
 	}
-	m, err := t.ds.open()
+	m, err := t.ds.openFor(ctx, o.s)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +251,7 @@ func (o *op) describe(ctx context.Context, t *target) {
 		t.node.Size = *o.s.size
 		return
 	}
-	m, err := t.ds.open()
+	m, err := t.ds.openFor(ctx, o.s)
 	if err != nil {
 		return // the size stays unknown, which counts against the subject
 	}

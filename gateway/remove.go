@@ -72,7 +72,7 @@ func (o *op) mkdir(ctx context.Context) error {
 func (o *op) makeFolder(ctx context.Context, info mounts.Info, s step) error {
 	row := o.row(o.at, info, "")
 	row.Size = 0
-	e := o.entry(o.ds, s)
+	e := o.entry(o.m, s)
 	e.Undo = inverse{Gone: &o.at}
 	err := o.commit(ctx, func(tx *store.Tx) error {
 		if err := deleteNodes(tx, o.at.Datasource, o.at.Path); err != nil { // of something that vanished from outside
@@ -180,7 +180,7 @@ func (o *op) remove(ctx context.Context, info mounts.Info, tree bool) error {
 			s.Do, s.To = doPurge, ""
 		}
 	}
-	e := o.entry(o.ds, s)
+	e := o.entry(o.m, s)
 	var row int64
 	err = o.commit(ctx, func(tx *store.Tx) (err error) {
 		if !info.IsDir() {

@@ -36,8 +36,8 @@ func (j *journal) load(ctx context.Context) error {
 // replay deals with the entries of one datasource that stand by themselves. An error means that the backend is not fit for work yet.
 func (j *journal) replay(ctx context.Context, ds *datasource, m *mounted) error {
 	for _, e := range j.of(ds.cfg.Name) {
-		if e.After != 0 {
-			continue // resume's, when all datasources that open have done so
+		if e.After != 0 || e.User != m.user {
+			continue // resume's, when all datasources that open have done so; or of a user who has not come back yet
 		}
 		if err := j.recover(ctx, ds, m, e); err != nil {
 			return err
@@ -49,28 +49,32 @@ func (j *journal) replay(ctx context.Context, ds *datasource, m *mounted) error 
 // resume deals with the second halves of moves between datasources: the source is taken away once its copy has landed. Where the copy has
 // not, since its datasource is down, the source stays for good: users are about to work on it again.
 func (j *journal) resume(ctx context.Context, t *table) {
-	for name, ds := range t.datasources {
-		m, err := ds.open()
-		if err != nil {
+	for _, ds := range t.datasources {
+		if m, err := ds.open(); err == nil {
+			j.resumeOn(ctx, t, ds, m)
+		}
+	}
+}
+
+// resumeOn is resume for what is left on one backend.
+func (j *journal) resumeOn(ctx context.Context, t *table, ds *datasource, m *mounted) {
+	for _, e := range j.of(ds.cfg.Name) {
+		if e.After == 0 || e.User != m.user {
 			continue
 		}
-		for _, e := range j.of(name) {
-			if e.After == 0 {
-				continue
-			}
-			if land, ok := j.pending(e.After); ok {
-				if to := t.datasources[land.Datasource]; to != nil {
-					if _, err := to.open(); err == nil {
-						continue // its turn comes once that has been dealt with
-					}
+		var err error
+		if land, ok := j.pending(e.After); ok {
+			if to := t.datasources[land.Datasource]; to != nil {
+				if _, err := to.open(); err == nil && land.User == 0 {
+					continue // its turn comes once that has been dealt with
 				}
-				err = j.keep(ctx, e, &land)
-			} else {
-				err = j.recover(ctx, ds, m, e)
 			}
-			if err != nil {
-				j.g.log.Warn("an interrupted operation is not dealt with yet", "datasource", name, "path", e.Path, "err", err)
-			}
+			err = j.keep(ctx, e, &land)
+		} else {
+			err = j.recover(ctx, ds, m, e)
+		}
+		if err != nil {
+			j.g.log.Warn("an interrupted operation is not dealt with yet", "datasource", ds.cfg.Name, "path", e.Path, "err", err)
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"cellgate/internal/fault"
-	"cellgate/internal/secret"
 	"cellgate/mounts"
 	"cellgate/policy"
 	"cellgate/store"
@@ -224,7 +223,7 @@ func (g *Gateway) ensureRoots(ctx context.Context, t *table, ds *datasource) {
 
 // loadDatasources returns the declared datasources by name, or the one called only.
 func (g *Gateway) loadDatasources(tx *store.Tx, only string) (all []Datasource, err error) {
-	rows, err := tx.Query(`SELECT name, driver, options, mode, credentials, read_only, durability FROM datasources
+	rows, err := tx.Query(`SELECT name, driver, options, mode, fallback, credentials, read_only, durability, owner, template FROM datasources
 		WHERE $1 = '' OR name = $1 ORDER BY name`, only)
 	if err != nil {
 		return nil, fault.Wrap("gateway.loadDatasources", only, err)
@@ -235,7 +234,7 @@ func (g *Gateway) loadDatasources(tx *store.Tx, only string) (all []Datasource, 
 		var options string
 		var sealed []byte
 		var readOnly int64
-		if err := rows.Scan(&d.Name, &d.Driver, &options, &d.Mode, &sealed, &readOnly, &d.Durability); err != nil {
+		if err := rows.Scan(&d.Name, &d.Driver, &options, &d.Mode, &d.Fallback, &sealed, &readOnly, &d.Durability, &d.Owner, &d.Template); err != nil {
 			return nil, fault.Wrap("gateway.loadDatasources", only, err)
 		}
 		d.ReadOnly = readOnly != 0
@@ -243,29 +242,13 @@ func (g *Gateway) loadDatasources(tx *store.Tx, only string) (all []Datasource, 
 			return nil, fault.New("gateway.loadDatasources", d.Name, fault.Corrupt, err)
 		}
 		if sealed != nil {
-			if d.Credentials, err = g.unsealCredentials(d.Name, sealed); err != nil {
+			if d.Credentials, err = g.unsealMap(sealed, sealContext(d.Name)); err != nil {
 				return nil, err
 			}
 		}
 		all = append(all, d)
 	}
 	return all, fault.Wrap("gateway.loadDatasources", only, rows.Err())
-}
-
-func (g *Gateway) unsealCredentials(name string, sealed []byte) (map[string]secret.String, error) {
-	b, err := g.keys.Unseal(sealed, sealContext(name))
-	if err != nil {
-		return nil, err
-	}
-	var plain map[string]string
-	if err := json.Unmarshal(b, &plain); err != nil {
-		return nil, fault.New("gateway.unsealCredentials", name, fault.Corrupt, err)
-	}
-	creds := make(map[string]secret.String, len(plain))
-	for k, v := range plain {
-		creds[k] = secret.New(v)
-	}
-	return creds, nil
 }
 
 func loadWorkspaces(tx *store.Tx) (all []Workspace, err error) {

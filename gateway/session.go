@@ -45,6 +45,8 @@ type core struct {
 	mu     sync.Mutex // one rebinding at a time
 	budget *budget
 
+	passport *passport // nil for logins without a password, and where nobody asked for it
+
 	reads, refusals readLog
 }
 

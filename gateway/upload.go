@@ -400,7 +400,7 @@ func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) 
 	if err != nil {
 		return Info{}, false, err
 	}
-	e := o.entry(o.ds, stepOf(u.staged, o.name, info))
+	e := o.entry(o.m, stepOf(u.staged, o.name, info))
 	if err := o.replace(ctx, o.row(o.at, info, u.sums.String()), e, cur, exists, u.quota); err != nil {
 		return Info{}, false, err
 	}
@@ -486,7 +486,7 @@ func (u *Upload) send(ctx context.Context) (_ Info, created bool, err error) {
 	u.far.expect(u, cur, exists)
 	size := u.size.Load()
 	row := o.row(o.at, mounts.Info{Size: size, ModTime: u.opt.ModTime}, u.sums.String())
-	e := o.entry(o.ds, step{Do: doPut, To: o.name, Stamp: stampOf(cur, exists)})
+	e := o.entry(o.m, step{Do: doPut, To: o.name, Stamp: stampOf(cur, exists)})
 	if err := o.replace(ctx, row, e, cur, exists, u.quota); err != nil {
 		return Info{}, false, err
 	}

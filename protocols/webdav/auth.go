@@ -40,7 +40,11 @@ func (q *request) login() error {
 	if log, ok := q.w.ResponseWriter.(interface{ SignedIn(login string) }); ok {
 		log.SignedIn(sub.Login)
 	}
-	q.s = q.h.sessions.of(q.h, sub).With(q.client)
+	s, err := q.h.sessions.of(q.h, sub, secret.New(password))
+	if err != nil {
+		return err
+	}
+	q.s = s.With(q.client)
 	return nil
 }
 
@@ -55,21 +59,24 @@ type sessions struct {
 	known map[*policy.Subject]*gateway.Session // guarded by mu
 }
 
-func (c *sessions) of(h *Handler, sub *policy.Subject) *gateway.Session {
+func (c *sessions) of(h *Handler, sub *policy.Subject, password secret.String) (*gateway.Session, error) {
 	epoch := h.cfg.Identity.Epoch()
 	c.mu.RLock()
 	s, ok := c.known[sub]
 	ok = ok && c.epoch == epoch
 	c.mu.RUnlock()
 	if ok {
-		return s
+		return s, nil
 	}
-	s = h.cfg.Gateway.Session(sub)
+	s, err := h.cfg.Gateway.Session(sub).Carry(password)
+	if err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.epoch != epoch || len(c.known) >= maxSessions || c.known == nil {
 		c.epoch, c.known = epoch, make(map[*policy.Subject]*gateway.Session)
 	}
 	c.known[sub] = s
-	return s
+	return s, nil
 }
