@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -37,6 +36,7 @@ type Datasource struct {
 	Durability  string // Synced (and "") or Written
 	Owner       int64  // the user who completed it from a template, 0 none
 	Template    string // that template
+	Guest       bool   // its address is that user's choice
 }
 
 // Workspace is a top folder of users' trees as an admin declares it. With one root its content is that root's; with several, one folder
@@ -101,7 +101,7 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 		return errs
 	}
 	for _, key := range slices.Sorted(maps.Keys(d.Options)) {
-		if !slices.ContainsFunc(driver.Options, func(o mounts.Option) bool { return o.Name == key }) {
+		if !has(driver.Options, key) && !isTuning(key) {
 			bad("driver %s has no option %q", d.Driver, key)
 		}
 	}
@@ -114,8 +114,11 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 	for _, err := range g.checkSecrets(d.Driver, d.Credentials) {
 		bad("%w", err)
 	}
+	if _, err := d.tuning(); err != nil {
+		bad("%w", err)
+	}
 	if driver.Check != nil && len(errs) == 0 {
-		for _, err := range driver.Check(d.config(g.log)) {
+		for _, err := range driver.Check(g.config(d)) {
 			bad("%w", err)
 		}
 	}
@@ -152,13 +155,6 @@ func (g *Gateway) CheckWorkspace(w Workspace, also ...string) []error {
 	return errs
 }
 
-// config is what a driver is told of d.
-func (d Datasource) config(log *slog.Logger) mounts.Config {
-	return mounts.Config{
-		Name: d.Name, Options: d.Options, Credentials: d.Credentials, ReadOnly: d.ReadOnly, Unsynced: d.Durability == Written, Logger: log,
-	}
-}
-
 // PutDatasource makes or changes a datasource within tx and reports whether anything changed. Reload makes it so.
 func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err error) {
 	const op = "gateway.PutDatasource"
@@ -181,15 +177,20 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 	if err != nil {
 		return false, err
 	}
-	// Somewhere else it may well be new.
+	// Somewhere else it may well be new, and another server.
+	if len(old) == 1 && (old[0].Driver != d.Driver || !maps.Equal(old[0].Options, d.Options)) {
+		if err := g.Forget(tx, d.Name); err != nil {
+			return false, err
+		}
+	}
 	if err := store.SetSetting(tx, "datasource."+d.Name+".id", ""); err != nil {
 		return false, err
 	}
-	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, fallback, credentials, read_only, durability, owner, template, created)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+	_, err = tx.Exec(`INSERT INTO datasources (name, driver, options, mode, fallback, credentials, read_only, durability, owner, template, guest, created)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, options = excluded.options, mode = excluded.mode, fallback = excluded.fallback,
-			credentials = excluded.credentials, read_only = excluded.read_only, durability = excluded.durability`,
-		d.Name, d.Driver, string(options), d.Mode, d.Fallback, sealed, flag(d.ReadOnly), d.Durability, d.Owner, d.Template, g.now())
+			credentials = excluded.credentials, read_only = excluded.read_only, durability = excluded.durability, guest = excluded.guest`,
+		d.Name, d.Driver, string(options), d.Mode, d.Fallback, sealed, flag(d.ReadOnly), d.Durability, d.Owner, d.Template, flag(d.Guest), g.now())
 	return true, fault.Wrap(op, d.Name, err)
 }
 
@@ -227,7 +228,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 			return fault.Wrap(op, name, err)
 		}
 	}
-	return nil
+	return g.Forget(tx, name)
 }
 
 // PutWorkspace makes or changes a workspace within tx and reports whether anything changed. Reload makes it so and creates missing root
@@ -426,7 +427,7 @@ func normalise(d *Datasource) {
 }
 
 func sameDatasource(a, b Datasource) bool {
-	return a.Name == b.Name && a.Driver == b.Driver && a.Mode == b.Mode && a.Fallback == b.Fallback && a.Owner == b.Owner && a.ReadOnly == b.ReadOnly && a.Durability == b.Durability &&
+	return a.Name == b.Name && a.Driver == b.Driver && a.Mode == b.Mode && a.Fallback == b.Fallback && a.Owner == b.Owner && a.Guest == b.Guest && a.ReadOnly == b.ReadOnly && a.Durability == b.Durability &&
 		maps.Equal(a.Options, b.Options) && maps.Equal(a.Credentials, b.Credentials)
 }
 

@@ -269,3 +269,7 @@ func names(all []mounts.Option) string {
 	}
 	return strings.Join(words, ", ")
 }
+
+func requires(all []mounts.Option, name string) bool {
+	return slices.ContainsFunc(all, func(o mounts.Option) bool { return o.Name == name && o.Required })
+}

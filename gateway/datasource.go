@@ -111,7 +111,7 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error
 	if !ok {
 		return nil, fault.New("gateway.dial", cfg.Name, fault.Unsupported, fmt.Errorf("no driver %q in this build", cfg.Driver))
 	}
-	b, err := driver.Open(ctx, cfg.config(ds.g.log))
+	b, err := driver.Open(ctx, ds.g.config(cfg))
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,8 @@ type Config struct {
 	// Spool is a folder of this machine for uploads that are written at any place before they go to a backend across a network. Nothing in it
 	// outlives the process. Empty: that of temporary files.
 	Spool string
+	// Allow are private networks that users may name in datasources which they complete themselves.
+	Allow []netip.Prefix
 }
 
 // Limits bound what one principal may hold at a time. A zero field means its default.
@@ -97,6 +100,8 @@ type Gateway struct {
 	room   func() error
 	spool  string
 
+	allow  []netip.Prefix
+
 	passportKey []byte // tells passwords in memory apart
 
 	drivers map[string]mounts.Driver
@@ -130,7 +135,7 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		db: cfg.DB, keys: cfg.Keys, engine: cfg.Policy, ident: cfg.Identity, audit: cfg.Audit, quota: cfg.Quota,
-		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, spool: cfg.Spool, drivers: make(map[string]mounts.Driver),
+		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, spool: cfg.Spool, allow: cfg.Allow, drivers: make(map[string]mounts.Driver),
 	}
 	for _, d := range cfg.Drivers {
 		g.drivers[d.Name] = d

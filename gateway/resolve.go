@@ -223,7 +223,7 @@ func (g *Gateway) ensureRoots(ctx context.Context, t *table, ds *datasource) {
 
 // loadDatasources returns the declared datasources by name, or the one called only.
 func (g *Gateway) loadDatasources(tx *store.Tx, only string) (all []Datasource, err error) {
-	rows, err := tx.Query(`SELECT name, driver, options, mode, fallback, credentials, read_only, durability, owner, template FROM datasources
+	rows, err := tx.Query(`SELECT name, driver, options, mode, fallback, credentials, read_only, durability, owner, template, guest FROM datasources
 		WHERE $1 = '' OR name = $1 ORDER BY name`, only)
 	if err != nil {
 		return nil, fault.Wrap("gateway.loadDatasources", only, err)
@@ -233,11 +233,11 @@ func (g *Gateway) loadDatasources(tx *store.Tx, only string) (all []Datasource, 
 		var d Datasource
 		var options string
 		var sealed []byte
-		var readOnly int64
-		if err := rows.Scan(&d.Name, &d.Driver, &options, &d.Mode, &d.Fallback, &sealed, &readOnly, &d.Durability, &d.Owner, &d.Template); err != nil {
+		var readOnly, guest int64
+		if err := rows.Scan(&d.Name, &d.Driver, &options, &d.Mode, &d.Fallback, &sealed, &readOnly, &d.Durability, &d.Owner, &d.Template, &guest); err != nil {
 			return nil, fault.Wrap("gateway.loadDatasources", only, err)
 		}
-		d.ReadOnly = readOnly != 0
+		d.ReadOnly, d.Guest = readOnly != 0, guest != 0
 		if err := json.Unmarshal([]byte(options), &d.Options); err != nil {
 			return nil, fault.New("gateway.loadDatasources", d.Name, fault.Corrupt, err)
 		}

@@ -13,6 +13,8 @@ import (
 type Driver struct {
 	Name    string
 	Options []Option
+	// Local says that it serves folders of this machine, which only an admin can mean.
+	Local bool
 	// Secrets are the keys of its credentials. Those that are Required make the mode "session" impossible unless they are username and password.
 	Secrets []Option
 	Open    func(ctx context.Context, cfg Config) (Backend, error)

@@ -52,7 +52,8 @@ const (
 // Driver returns the driver "local".
 func Driver() mounts.Driver {
 	return mounts.Driver{
-		Name: "local",
+		Local: true,
+		Name:  "local",
 		Options: []mounts.Option{
 			{Name: "path", Help: "absolute path of the folder", Required: true},
 			{Name: "create", Help: `"true" makes the folder when it is missing`},

@@ -70,6 +70,7 @@ func New(cfg Config) *Backend {
 // Driver returns the driver "mem".
 func Driver() mounts.Driver {
 	return mounts.Driver{
+		Local:   true,
 		Name:    "mem",
 		Options: []mounts.Option{{Name: "capacity", Help: "bytes it holds; without a limit when absent"}},
 		Open: func(_ context.Context, cfg mounts.Config) (mounts.Backend, error) {

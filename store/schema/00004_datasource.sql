@@ -4,6 +4,7 @@
 ALTER TABLE datasources ADD COLUMN fallback TEXT NOT NULL DEFAULT '';  -- what who has no credentials of his own gets: '' nothing, 'shared'
 ALTER TABLE datasources ADD COLUMN owner BIGINT NOT NULL DEFAULT 0;    -- the user who completed it from a template, 0 none
 ALTER TABLE datasources ADD COLUMN template TEXT NOT NULL DEFAULT '';  -- that template
+ALTER TABLE datasources ADD COLUMN guest BIGINT NOT NULL DEFAULT 0;    -- its address is that user's choice
 
 CREATE TABLE credentials (
 	datasource TEXT NOT NULL,
