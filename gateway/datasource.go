@@ -37,9 +37,10 @@ type datasource struct {
 
 // lasting is what a datasource of one name keeps through changes of its configuration.
 type lasting struct {
-	serial *serial
-	mu     sync.Mutex  // one attempt to open at a time
-	blind  atomic.Bool // the backend does not tell "a" from "A"; remembered in the store, so that rights hold before it is open
+	serial  *serial
+	mu      sync.Mutex // one attempt to open at a time
+	outside outside
+	blind   atomic.Bool // the backend does not tell "a" from "A"; remembered in the store, so that rights hold before it is open
 }
 
 // mounted is an open backend with what the core needs to know of it.
@@ -51,6 +52,14 @@ type mounted struct {
 	stages   bool                // uploads are staged on the backend; else they go out to it whole (outbound.go)
 	private  bool                // opened with one user's own credentials, who may not have the run of the gateway's area
 	user     int64               // that user
+	life     context.Context     // ends when it is closed
+	end      context.CancelFunc
+}
+
+// Close ends what looks after the backend, and closes it.
+func (m *mounted) Close() error {
+	m.end()
+	return m.Backend.Close()
 }
 
 // Unwrap makes the capabilities of the backend reachable.
@@ -99,6 +108,9 @@ func (ds *datasource) attach(ctx context.Context) error {
 		return err
 	}
 	ds.up, ds.err, ds.since = m, nil, ds.g.clock.Now()
+	if t, err := ds.cfg.tuning(); err == nil {
+		ds.watch(m.life, m, t.poll)
+	}
 	return nil
 }
 
@@ -117,6 +129,7 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error
 	}
 	b = mounts.Contain(b, ds.g.log)
 	m := &mounted{Backend: b, name: ds.cfg.Name, features: b.Features()}
+	m.life, m.end = context.WithCancel(ds.g.life)
 	m.random, _ = mounts.As[mounts.RandomAccess](b)
 	m.stages = m.random != nil && !m.features.Remote
 	return m, nil

@@ -95,6 +95,7 @@ func (s *Session) list(ctx context.Context, p Path, yield func(Info, error) bool
 	if !info.IsDir() {
 		return fault.New("gateway.list", p.String(), fault.NotDir, nil)
 	}
+	o.ds.outside.use(o.name, o.env.Time)
 	may := o.b.view.Children(policy.List, o.at, o.env)
 	folds, looks := !o.m.features.CaseSensitive, o.b.view.PerNode(o.at)
 	for child, err := range o.m.List(ctx, o.name) {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
@@ -72,9 +71,6 @@ type check struct {
 func (c *check) report(path, what string, repaired bool) {
 	c.found(Finding{Datasource: c.ds.cfg.Name, Path: path, What: what, Repaired: repaired})
 }
-
-// timed reports whether the time in a row is that of the file: where a rename is a copy, it makes a new one.
-func (c *check) timed(n node) bool { return n.MTime != 0 && c.m.features.Rename == mounts.Native }
 
 // rows compares every node row with what is on the backend.
 func (c *check) rows(ctx context.Context) error {
@@ -157,7 +153,7 @@ func (c *check) differs(ctx context.Context, n node) (string, mounts.Info, error
 		return "", info, err
 	case n.Folder != info.IsDir():
 		return "is no longer of the kind its row says", info, nil
-	case !n.Folder && (n.Size != info.Size || n.FID != 0 && n.FID != info.ID || c.timed(n) && n.MTime/int64(time.Second) != info.ModTime.Unix()):
+	case c.m.differs(n, info):
 		return fmt.Sprintf("was changed outside: %d bytes, its row says %d", info.Size, n.Size), info, nil
 	}
 	return "", info, nil

@@ -100,7 +100,7 @@ type Gateway struct {
 	room   func() error
 	spool  string
 
-	allow  []netip.Prefix
+	allow []netip.Prefix
 
 	passportKey []byte // tells passwords in memory apart
 

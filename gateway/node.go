@@ -87,6 +87,28 @@ func (g *Gateway) node(ctx context.Context, at policy.Place) (node, bool, error)
 	return loadNode(func(q string, args ...any) *sql.Row { return g.db.QueryRow(ctx, q, args...) }, at)
 }
 
+// rowsIn returns the rows of what lies in a folder, by path.
+func (g *Gateway) rowsIn(ctx context.Context, folder policy.Place) (map[string]node, error) {
+	low, high := bounds(folder.Path)
+	rows, err := g.db.Query(ctx, `SELECT path, folder, size, mtime, fid FROM nodes WHERE datasource = $1 AND depth = $2 AND path >= $3 AND path < $4`,
+		folder.Datasource, depthOf(folder.Path)+1, low, high)
+	if err != nil {
+		return nil, fault.Wrap("gateway.rowsIn", folder.Path, err)
+	}
+	defer rows.Close()
+	all := make(map[string]node)
+	for rows.Next() {
+		n := node{At: policy.Place{Datasource: folder.Datasource}}
+		var dir, fid int64
+		if err := rows.Scan(&n.At.Path, &dir, &n.Size, &n.MTime, &fid); err != nil {
+			return nil, fault.Wrap("gateway.rowsIn", folder.Path, err)
+		}
+		n.Folder, n.FID = dir != 0, uint64(fid)
+		all[n.At.Path] = n
+	}
+	return all, fault.Wrap("gateway.rowsIn", folder.Path, rows.Err())
+}
+
 // lists are the lists of values that deleteIDs uses: few, so that the statements stay prepared.
 var lists = map[int]string{1: list(1, 1), 4: list(1, 4), 16: list(1, 16), 64: list(1, 64)}
 

@@ -429,7 +429,13 @@ func (o *op) commit(ctx context.Context, change func(tx *store.Tx) error, entrie
 
 // publish tells the bus what happened.
 func (o *op) publish(kind event.Kind, at, from policy.Place, folder bool, size int64) {
-	o.g.bus.Publish(event.Event{Kind: kind, Time: o.g.clock.Now(), Actor: o.actor(), Protocol: o.s.client.Protocol, At: at, From: from, Folder: folder, Size: size})
+	now := o.g.clock.Now()
+	for _, p := range []policy.Place{at, from} {
+		if ds := o.b.table.datasources[p.Datasource]; ds != nil {
+			ds.outside.ours(p.Path, now)
+		}
+	}
+	o.g.bus.Publish(event.Event{Kind: kind, Time: now, Actor: o.actor(), Protocol: o.s.client.Protocol, At: at, From: from, Folder: folder, Size: size})
 }
 
 // stat looks at the target on the backend. Symbolic links on the way are followed within the datasource, and with last also one that the
