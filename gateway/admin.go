@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,11 +8,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"cellgate/internal/fault"
 	"cellgate/internal/secret"
-	"cellgate/mounts"
 	"cellgate/policy"
 	"cellgate/store"
 )
@@ -46,17 +43,6 @@ type Workspace struct {
 	Label string
 	Roots []string
 	Quota int64 // bytes, negative for none
-}
-
-// DatasourceStatus is a datasource with how it is doing.
-type DatasourceStatus struct {
-	Datasource
-	State    string // "up" or "down"
-	Since    time.Time
-	Err      error // why it is down
-	Users    int   // who have it open, each with credentials of his own
-	Features mounts.Features
-	Space    mounts.Space
 }
 
 // WorkspaceStatus is a workspace with how it is doing.
@@ -178,6 +164,9 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 		return false, err
 	}
 	// Somewhere else it may well be new, and another server.
+	if err := store.SetSetting(tx, "datasource."+d.Name+".probe", ""); err != nil {
+		return false, err
+	}
 	if len(old) == 1 && (old[0].Driver != d.Driver || !maps.Equal(old[0].Options, d.Options)) {
 		if err := g.Forget(tx, d.Name); err != nil {
 			return false, err
@@ -221,6 +210,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 		`DELETE FROM nodes WHERE datasource = $1`,
 		`DELETE FROM locks WHERE datasource = $1`,
 		`DELETE FROM credentials WHERE datasource = $1`,
+		`DELETE FROM settings WHERE key = 'datasource.' || $1 || '.probe'`,
 		`DELETE FROM journal WHERE datasource = $1`,
 		`DELETE FROM settings WHERE key IN ('datasource.' || $1 || '.id', 'datasource.' || $1 || '.case')`,
 	} {
@@ -311,35 +301,6 @@ func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 
 // ForgetLocks drops within tx the locks of a user, who is being disabled or deleted: they would bind everybody else until they run out.
 func (g *Gateway) ForgetLocks(tx *store.Tx, id int64) error { return g.locks.forgetHolder(tx, id) }
-
-// Datasources returns every datasource with its state, by name.
-func (g *Gateway) Datasources(ctx context.Context) []DatasourceStatus {
-	var all []DatasourceStatus
-	t := g.table.Load()
-	for _, name := range slices.Sorted(maps.Keys(t.datasources)) {
-		ds := t.datasources[name]
-		st := DatasourceStatus{Datasource: ds.cfg, State: "up", Space: mounts.Space{Total: -1, Used: -1, Free: -1}}
-		ds.state.RLock()
-		st.Since, st.Err = ds.since, ds.err
-		m := ds.up
-		ds.state.RUnlock()
-		switch {
-		case ds.personal():
-			st.Users = ds.tenants.count()
-		case m == nil:
-			st.State = "down"
-		default:
-			st.Features = m.features
-			if sp, ok := mounts.As[mounts.Spacer](m.Backend); ok {
-				if space, err := sp.Space(ctx); err == nil {
-					st.Space = space
-				}
-			}
-		}
-		all = append(all, st)
-	}
-	return all
-}
 
 // Workspaces returns every workspace with its state, by slug.
 func (g *Gateway) Workspaces() []WorkspaceStatus {

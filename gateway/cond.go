@@ -19,6 +19,11 @@ type Cond struct {
 	Check func(cur Info, exists bool) error
 }
 
+// any reports whether c asks for anything.
+func (c Cond) any() bool {
+	return len(c.Match)+len(c.NoneMatch) > 0 || !c.UnmodifiedSince.IsZero() || c.Check != nil
+}
+
 var errCond = errors.New("the node is not in the state the request expects")
 
 // hold reports a Precondition fault when c does not hold for cur. blind says that the subject may not know what is there: then nothing matches.

@@ -233,7 +233,7 @@ var kinds = []struct {
 func wired(t *testing.T, wrap func(mounts.Backend) mounts.Backend) (*gatewaytest.House, *fuse) {
 	f := new(fuse)
 	disks := map[string]mounts.Backend{"disk": wrap(f.wire(mem.New(mem.Config{}))), "nas": wrap(f.wire(mem.New(mem.Config{})))}
-	return gatewaytest.New(t, gatewaytest.Config{Disks: disks}), f
+	return gatewaytest.New(t, gatewaytest.Config{Disks: disks, Bare: true}), f
 }
 
 // sound demands that store and storage agree and that nothing is left in the gateway's area.

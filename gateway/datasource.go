@@ -16,6 +16,7 @@ import (
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
+	"cellgate/mounts/probe"
 	"cellgate/policy"
 	"cellgate/store"
 )
@@ -40,12 +41,14 @@ type lasting struct {
 	serial  *serial
 	mu      sync.Mutex // one attempt to open at a time
 	outside outside
-	blind   atomic.Bool // the backend does not tell "a" from "A"; remembered in the store, so that rights hold before it is open
+	report  atomic.Pointer[probe.Report] // what was found by trying, nil before
+	blind   atomic.Bool                  // the backend does not tell "a" from "A"; remembered in the store, so that rights hold before it is open
 }
 
 // mounted is an open backend with what the core needs to know of it.
 type mounted struct {
 	mounts.Backend
+	chain    chain
 	name     string // of the datasource
 	features mounts.Features
 	random   mounts.RandomAccess // nil when the backend has none
@@ -88,7 +91,7 @@ func (ds *datasource) attach(ctx context.Context) error {
 	if up != nil || gone || ds.personal() {
 		return nil
 	}
-	m, err := ds.dial(ctx, ds.cfg)
+	m, err := ds.dial(ctx, ds.cfg, 0)
 	if err == nil {
 		if err = ds.prepare(ctx, m); err != nil {
 			err = errors.Join(err, m.Close())
@@ -117,8 +120,8 @@ func (ds *datasource) attach(ctx context.Context) error {
 // personal reports whether only its users open the datasource, each for himself.
 func (ds *datasource) personal() bool { return ds.cfg.Mode != Shared && ds.cfg.Fallback != Shared }
 
-// dial opens the backend as cfg says.
-func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error) {
+// dial opens the backend as cfg says, for one user or, with 0, for all.
+func (ds *datasource) dial(ctx context.Context, cfg Datasource, user int64) (*mounted, error) {
 	driver, ok := ds.g.drivers[cfg.Driver]
 	if !ok {
 		return nil, fault.New("gateway.dial", cfg.Name, fault.Unsupported, fmt.Errorf("no driver %q in this build", cfg.Driver))
@@ -127,8 +130,16 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error
 	if err != nil {
 		return nil, err
 	}
-	b = mounts.Contain(b, ds.g.log)
-	m := &mounted{Backend: b, name: ds.cfg.Name, features: b.Features()}
+	t, err := cfg.tuning()
+	if err != nil {
+		return nil, errors.Join(fault.New("gateway.dial", cfg.Name, fault.Invalid, err), b.Close())
+	}
+	c, err := ds.chain(b, t, user)
+	if err != nil {
+		return nil, err
+	}
+	b = c.top
+	m := &mounted{Backend: b, chain: c, name: cfg.Name, features: b.Features(), user: user, private: user != 0}
 	m.life, m.end = context.WithCancel(ds.g.life)
 	m.random, _ = mounts.As[mounts.RandomAccess](b)
 	m.stages = m.random != nil && !m.features.Remote
@@ -138,17 +149,30 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource) (*mounted, error
 // prepare sees to it that rights hold on the backend's names, makes the area, replays the journal's entries of this datasource and removes what
 // nobody will ask for again.
 func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
+	if !ds.cfg.ReadOnly {
+		if err := ds.recognise(ctx, m); err != nil {
+			return unwritable(err)
+		}
+		kept := ds.g.journal.names(ds.cfg.Name)
+		if err := ds.sweepAreas(ctx, m, kept); err != nil {
+			return unwritable(err)
+		}
+	}
+	if err := ds.examine(ctx, m); err != nil {
+		return err
+	}
 	if err := ds.foldRights(ctx, m); err != nil || ds.cfg.ReadOnly {
 		return err
 	}
-	if err := ds.recognise(ctx, m); err != nil {
-		return err
-	}
-	kept := ds.g.journal.names(ds.cfg.Name)
-	if err := ds.sweepAreas(ctx, m, kept); err != nil {
-		return err
-	}
 	return ds.g.journal.replay(ctx, ds, m)
+}
+
+// unwritable says what to do when the backend refuses to be written to.
+func unwritable(err error) error {
+	if fault.KindOf(err) != fault.Denied {
+		return err
+	}
+	return fault.New("gateway.attach", "", fault.Denied, fmt.Errorf("the backend refuses to be written to: declare the datasource with readOnly: true, or give its credentials the right to make files: %w", err))
 }
 
 // mark is the file in the area that says which storage this is.
@@ -252,7 +276,7 @@ func (ds *datasource) tend(ctx context.Context) {
 	answer := make(chan error, 1)
 	go func() {
 		defer cancel()
-		_, err := m.Stat(limit, ".")
+		_, err := m.Stat(fresh(limit), ".")
 		answer <- err
 	}()
 	select {

@@ -45,6 +45,8 @@ type Config struct {
 	// Spool is a folder of this machine for uploads that are written at any place before they go to a backend across a network. Nothing in it
 	// outlives the process. Empty: that of temporary files.
 	Spool string
+	// Bare leaves out the wrappers of backends across a network, for tests that end a call in its middle.
+	Bare bool
 	// Allow are private networks that users may name in datasources which they complete themselves.
 	Allow []netip.Prefix
 }
@@ -101,6 +103,7 @@ type Gateway struct {
 	spool  string
 
 	allow []netip.Prefix
+	bare  bool
 
 	passportKey []byte // tells passwords in memory apart
 
@@ -135,7 +138,7 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		db: cfg.DB, keys: cfg.Keys, engine: cfg.Policy, ident: cfg.Identity, audit: cfg.Audit, quota: cfg.Quota,
-		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, spool: cfg.Spool, allow: cfg.Allow, drivers: make(map[string]mounts.Driver),
+		clock: cfg.Clock, log: cfg.Logger, limits: cfg.Limits, room: cfg.Room, spool: cfg.Spool, allow: cfg.Allow, bare: cfg.Bare, drivers: make(map[string]mounts.Driver),
 	}
 	for _, d := range cfg.Drivers {
 		g.drivers[d.Name] = d

@@ -121,6 +121,7 @@ func (o *op) transfer(ctx context.Context, to Path) (*transfer, error) {
 
 // check looks at source and target as they are now and asks for rights, preconditions and locks at the target, of the whole trees.
 func (t *transfer) check(ctx context.Context, opt MoveOptions) (err error) {
+	ctx = fresh(ctx)
 	if t.info, err = t.op.m.Stat(ctx, t.name); err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 
 	"cellgate/gateway/event"
 	"cellgate/mounts"
-	"cellgate/mounts/cache"
 	"cellgate/policy"
 	"cellgate/policy/audit"
 	"cellgate/store"
@@ -167,7 +166,7 @@ func (ds *datasource) follow(ctx context.Context, m *mounted, w mounts.Watcher) 
 // look compares a folder with what was in it last time, and with its rows.
 func (ds *datasource) look(ctx context.Context, m *mounted, folder string, f *looked) error {
 	now := make(map[string]mounts.Info)
-	for info, err := range m.List(cache.Fresh(ctx), folder) {
+	for info, err := range m.List(fresh(ctx), folder) {
 		if err != nil {
 			return err
 		}
@@ -232,7 +231,7 @@ func (ds *datasource) noticed(ctx context.Context, m *mounted, name string, was 
 		return err
 	}
 	defer release()
-	info, there, err := look(cache.Fresh(ctx), m, name)
+	info, there, err := look(fresh(ctx), m, name)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (s step) source() string {
 
 // look is Stat for which a missing name is no error. It asks the backend itself.
 func look(ctx context.Context, m mounts.Backend, name string) (info mounts.Info, there bool, err error) {
-	info, err = m.Stat(ctx, name)
+	info, err = m.Stat(fresh(ctx), name)
 	switch fault.KindOf(err) {
 	case fault.NotExist, fault.NotDir:
 		return info, false, nil
@@ -194,8 +194,8 @@ func (s step) isDone(ctx context.Context, m mounts.Backend) (bool, error) {
 	return err == nil && !there, err
 }
 
-// isAt reports whether the node that a step moves is at name; with fresh, as it was when the step was written down.
-func isAt(ctx context.Context, m mounts.Backend, name string, s step, fresh bool) (bool, error) {
+// isAt reports whether the node that a step moves is at name; with same, as it was when the step was written down.
+func isAt(ctx context.Context, m mounts.Backend, name string, s step, same bool) (bool, error) {
 	info, err := m.Stat(ctx, name)
 	if err != nil {
 		if passing(err) {
@@ -206,8 +206,8 @@ func isAt(ctx context.Context, m mounts.Backend, name string, s step, fresh bool
 	if s.ID != 0 && info.ID != s.ID {
 		return false, nil
 	}
-	if s.ID == 0 && s.Stamp != "" && fresh {
+	if s.ID == 0 && s.Stamp != "" && same {
 		return stampOf(info, true) == s.Stamp, nil
 	}
-	return !fresh || s.Change == 0 || info.Change == s.Change, nil
+	return !same || s.Change == 0 || info.Change == s.Change, nil
 }

@@ -75,11 +75,10 @@ func (ds *datasource) openFor(ctx context.Context, s *Session) (*mounted, error)
 func (ds *datasource) dialAs(ctx context.Context, user int64, set credentialSet) (*mounted, error) {
 	cfg := ds.cfg
 	cfg.Credentials = set.values
-	m, err := ds.dial(ctx, cfg)
+	m, err := ds.dial(ctx, cfg, user)
 	if err != nil {
 		return nil, err
 	}
-	m.private, m.user = true, user
 	if err = ds.foldRights(ctx, m); err == nil {
 		err = ds.g.journal.replay(ctx, ds, m)
 	}

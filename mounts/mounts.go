@@ -17,6 +17,8 @@ import (
 	"io/fs"
 	"iter"
 	"time"
+
+	"cellgate/internal/fault"
 )
 
 // Area is the name of the gateway's own folder in a datasource, for staged uploads and the like.
@@ -109,6 +111,20 @@ const (
 
 // String returns "refused", "emulated" or "native".
 func (s Support) String() string { return [...]string{"refused", "emulated", "native"}[s] }
+
+// MarshalText is String, so that JSON says the word.
+func (s Support) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText is the reverse of MarshalText.
+func (s *Support) UnmarshalText(text []byte) error {
+	for v := Refused; v <= Native; v++ {
+		if v.String() == string(text) {
+			*s = v
+			return nil
+		}
+	}
+	return fault.New("mounts.Support", string(text), fault.Invalid, nil)
+}
 
 // Features is the guarantees table of a datasource, as the admin sees it.
 type Features struct {

@@ -52,6 +52,8 @@ type House struct {
 	limits gateway.Limits
 	custom *mounts.Driver
 	log    *slog.Logger
+	bare   bool
+	spool  string
 }
 
 // Config varies a House. The zero Config is fine.
@@ -61,13 +63,14 @@ type Config struct {
 	Disks  map[string]mounts.Backend // nil, or missing entries: mem
 	Driver *mounts.Driver            // nil: one that opens the disks
 	Clock  *clock.Clock              // nil: the real one
+	Bare   bool                      // without wrappers, for tests that end a call in its middle
 	Logger *slog.Logger
 }
 
 // New builds a house and tears it down at the end of the test.
 func New(t testing.TB, cfg Config) *House {
 	t.Helper()
-	h := &House{t: t, DB: cfg.DB, Clock: cfg.Clock, limits: cfg.Limits, log: cfg.Logger, custom: cfg.Driver, disks: map[string]mounts.Backend{}}
+	h := &House{t: t, DB: cfg.DB, Clock: cfg.Clock, limits: cfg.Limits, log: cfg.Logger, custom: cfg.Driver, bare: cfg.Bare, spool: t.TempDir(), disks: map[string]mounts.Backend{}}
 	for _, name := range []string{"disk", "nas"} {
 		if h.disks[name] = cfg.Disks[name]; h.disks[name] == nil {
 			h.disks[name] = mem.New(mem.Config{})
@@ -105,7 +108,7 @@ func (h *House) open() {
 	}
 	h.Gateway, err = gateway.New(ctx, gateway.Config{
 		DB: h.DB, Keys: h.keys, Policy: h.Policy, Identity: h.Identity, Audit: h.Audit, Quota: h.Quota,
-		Drivers: []mounts.Driver{h.driver()}, Clock: h.Clock, Limits: h.limits, Logger: h.log,
+		Drivers: []mounts.Driver{h.driver()}, Clock: h.Clock, Limits: h.limits, Logger: h.log, Bare: h.bare, Spool: h.spool,
 	})
 	if err != nil {
 		h.t.Fatal(err)
