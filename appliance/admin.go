@@ -80,7 +80,7 @@ func (a *admin) handler() http.Handler {
 	})
 	remove(mux, "DELETE /v1/workspaces/{slug}", func(ctx context.Context, r *http.Request) error { return a.deleteWorkspace(ctx, r.PathValue("slug")) })
 	get(mux, "GET /v1/datasources", func(ctx context.Context, _ *http.Request) ([]datasourceInfo, error) { return a.datasources(ctx), nil })
-	take(mux, "POST /v1/datasources", func(ctx context.Context, _ *http.Request, d datasourceInfo) (datasourceInfo, error) {
+	take(mux, "POST /v1/datasources", func(ctx context.Context, _ *http.Request, d datasourcePut) (datasourceInfo, error) {
 		return a.putDatasource(ctx, d)
 	})
 	get(mux, "GET /v1/datasources/{name}", func(ctx context.Context, r *http.Request) (datasourceInfo, error) {
@@ -89,6 +89,22 @@ func (a *admin) handler() http.Handler {
 	get(mux, "POST /v1/datasources/{name}/test", func(ctx context.Context, r *http.Request) (datasourceInfo, error) {
 		return a.testDatasource(ctx, r.PathValue("name"))
 	})
+	get(mux, "POST /v1/datasources/{name}/forget", func(ctx context.Context, r *http.Request) (datasourceInfo, error) {
+		return a.forgetDatasource(ctx, r.PathValue("name"))
+	})
+	get(mux, "GET /v1/datasources/{name}/credentials", func(ctx context.Context, r *http.Request) ([]credentialInfo, error) {
+		return a.credentialHolders(ctx, r.PathValue("name"))
+	})
+	take(mux, "POST /v1/datasources/{name}/credentials", func(ctx context.Context, r *http.Request, in credentialInfo) (credentialInfo, error) {
+		return credentialInfo{User: in.User}, a.putCredentials(ctx, r.PathValue("name"), in)
+	})
+	get(mux, "GET /v1/templates", func(ctx context.Context, r *http.Request) ([]templateInfo, error) {
+		return a.templates(ctx, r.FormValue("user"))
+	})
+	take(mux, "POST /v1/templates/{name}/complete", func(ctx context.Context, r *http.Request, in credentialInfo) (completedInfo, error) {
+		return a.completeTemplate(ctx, r.PathValue("name"), in)
+	})
+	remove(mux, "DELETE /v1/templates/{name}", func(ctx context.Context, r *http.Request) error { return a.deleteTemplate(ctx, r.PathValue("name")) })
 	remove(mux, "DELETE /v1/datasources/{name}", func(ctx context.Context, r *http.Request) error { return a.deleteDatasource(ctx, r.PathValue("name")) })
 	get(mux, "GET /v1/policies", func(ctx context.Context, _ *http.Request) ([]policyInfo, error) { return a.policies(ctx) })
 	get(mux, "GET /v1/policies/{name}", func(ctx context.Context, r *http.Request) (policyInfo, error) {

@@ -3,9 +3,7 @@ package appliance
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -16,7 +14,6 @@ import (
 	"cellgate/appliance/strict"
 	"cellgate/gateway"
 	"cellgate/internal/fault"
-	"cellgate/mounts"
 	"cellgate/policy"
 	"cellgate/policy/audit"
 	"cellgate/store"
@@ -173,89 +170,6 @@ func (b *box) deleteWorkspace(ctx context.Context, slug string) error {
 		b.record(tx, localActor, "workspace.delete", slug)
 		return nil
 	}))
-}
-
-func (b *box) datasources(ctx context.Context) []datasourceInfo {
-	out := []datasourceInfo{}
-	for _, st := range b.gateway.Datasources(ctx) {
-		d := datasourceInfo{
-			Name: st.Name, Driver: st.Driver, Options: st.Options, Credentials: slices.Sorted(maps.Keys(st.Credentials)), ReadOnly: st.ReadOnly,
-			Durability: st.Durability, State: st.State, Since: st.Since, Total: st.Space.Total, Free: st.Space.Free,
-		}
-		if st.Err != nil {
-			d.Reason = plain(st.Err)
-		}
-		if st.State == stateUp {
-			d.Features = featureWords(st.Features)
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
-// featureWords is the guarantees table of a datasource.
-func featureWords(f mounts.Features) map[string]string {
-	return map[string]string{
-		"atomic replace": f.AtomicReplace.String(), "conditional write": f.ConditionalWrite.String(), "rename": f.Rename.String(),
-		"modification time": f.ModTime.String(), "hash": f.Hash.String(), "random access": f.RandomAccess.String(),
-		"hard link": f.HardLink.String(), "symbolic link": f.Symlink.String(), "extended attributes": f.Xattr.String(),
-		"watch": f.Watch.String(), "space": f.Space.String(), "durable": f.Durable.String(), "case-sensitive": strconv.FormatBool(f.CaseSensitive),
-	}
-}
-
-func (b *box) datasource(ctx context.Context, name string) (datasourceInfo, error) {
-	all := b.datasources(ctx)
-	if i := slices.IndexFunc(all, func(d datasourceInfo) bool { return d.Name == name }); i >= 0 {
-		return all[i], nil
-	}
-	return datasourceInfo{}, notThere("datasource", name)
-}
-
-func (b *box) putDatasource(ctx context.Context, in datasourceInfo) (datasourceInfo, error) {
-	d := gateway.Datasource{Name: in.Name, Driver: in.Driver, Options: in.Options, ReadOnly: in.ReadOnly, Durability: in.Durability}
-	if len(in.Credentials) > 0 {
-		return datasourceInfo{}, fault.New("appliance.admin", "", fault.Invalid, errors.New("credentials are declared with apply"))
-	}
-	if errs := b.gateway.CheckDatasource(d); len(errs) > 0 {
-		return datasourceInfo{}, invalid(errs)
-	}
-	err := b.change(ctx, func(tx *store.Tx) error {
-		if _, err := b.gateway.PutDatasource(tx, d); err != nil {
-			return err
-		}
-		b.record(tx, localActor, "datasource.put", d.Name)
-		return nil
-	})
-	if err != nil {
-		return datasourceInfo{}, err
-	}
-	return b.datasource(ctx, d.Name)
-}
-
-// testDatasource tries a datasource by opening it anew when it is down; one that is up answered its last probe.
-func (b *box) testDatasource(ctx context.Context, name string) (datasourceInfo, error) {
-	if _, err := b.datasource(ctx, name); err != nil {
-		return datasourceInfo{}, err
-	}
-	if err := b.gateway.Reload(ctx); err != nil {
-		return datasourceInfo{}, err
-	}
-	return b.datasource(ctx, name)
-}
-
-func (b *box) deleteDatasource(ctx context.Context, name string) error {
-	err := b.named("datasource", name, b.change(ctx, func(tx *store.Tx) error {
-		if err := b.gateway.DeleteDatasource(tx, name); err != nil {
-			return err
-		}
-		b.record(tx, localActor, "datasource.delete", name)
-		return nil
-	}))
-	var f *fault.Error
-	if errors.As(err, &f) && f.Kind == fault.Exist {
-		return fault.New("appliance.admin", name, fault.Invalid, fmt.Errorf("it is in use: %w", f.Err))
-	}
-	return err
 }
 
 func (b *box) policies(ctx context.Context) ([]policyInfo, error) {

@@ -73,7 +73,10 @@ type datasourceInfo struct {
 	Name        string            `json:"name"`
 	Driver      string            `json:"driver"`
 	Options     map[string]string `json:"options"`
+	Mode        string            `json:"mode"`
+	Fallback    string            `json:"fallback,omitempty"`
 	Credentials []string          `json:"credentials"`
+	Template    string            `json:"template,omitempty"`
 	ReadOnly    bool              `json:"readOnly"`
 	Durability  string            `json:"durability"`
 	State       string            `json:"state"`
@@ -82,6 +85,94 @@ type datasourceInfo struct {
 	Total       int64             `json:"total"`
 	Free        int64             `json:"free"`
 	Features    map[string]string `json:"features,omitempty"`
+	Users       int               `json:"users,omitempty"`
+	Age         millis            `json:"ageMs,omitempty"` // of what listings say, at most
+	Guarantees  []guarantee       `json:"guarantees,omitempty"`
+	Tried       time.Time         `json:"tried,omitzero"`
+	Latency     *latencyInfo      `json:"latencyMs,omitempty"`
+	Calls       *callsInfo        `json:"calls,omitempty"`
+	Pending     []string          `json:"pending,omitempty"`
+}
+
+// datasourcePut makes or changes a datasource.
+type datasourcePut struct {
+	Name       string            `json:"name"`
+	Driver     string            `json:"driver"`
+	Options    map[string]string `json:"options"`
+	Mode       string            `json:"mode"`
+	Fallback   string            `json:"fallback"`
+	Secrets    map[string]string `json:"secrets,omitempty"`
+	ReadOnly   bool              `json:"readOnly"`
+	Durability string            `json:"durability"`
+}
+
+// guarantee is a row of the table of what a datasource can be relied on for.
+type guarantee struct {
+	Name    string `json:"name"`
+	Support string `json:"support"`
+	Tested  bool   `json:"tested"`
+	Failed  bool   `json:"failed"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+// latencyInfo are the times of single requests, as they were tried.
+type latencyInfo struct {
+	Stat   millis `json:"stat"`
+	List   millis `json:"list"`
+	Put    millis `json:"put"`
+	Get    millis `json:"get"`
+	Remove millis `json:"remove"`
+}
+
+// callsInfo is how a backend across a network fares.
+type callsInfo struct {
+	Calls     int       `json:"calls"`
+	Streams   int       `json:"streams"`
+	Failures  uint64    `json:"failures"`
+	Timeouts  uint64    `json:"timeouts"`
+	Refused   uint64    `json:"refused"`
+	Mean      millis    `json:"meanMs"`
+	LastError string    `json:"lastError,omitempty"`
+	LastAt    time.Time `json:"lastAt,omitzero"`
+}
+
+// credentialInfo is a user's entry of secrets: they go in and never come out.
+type credentialInfo struct {
+	User    string            `json:"user"`
+	Changed time.Time         `json:"changed,omitzero"`
+	Secrets map[string]string `json:"secrets,omitempty"`
+}
+
+// templateInfo is a datasource that users complete.
+type templateInfo struct {
+	Name    string            `json:"name"`
+	Label   string            `json:"label"`
+	Driver  string            `json:"driver"`
+	Options map[string]string `json:"options"`
+	Asks    []string          `json:"asks"`
+	To      []string          `json:"to"`
+}
+
+// completedInfo is what completing a template made.
+type completedInfo struct {
+	Datasource string `json:"datasource"`
+	Workspace  string `json:"workspace"`
+	Created    bool   `json:"created"`
+	State      string `json:"state"`
+	Reason     string `json:"reason,omitempty"`
+}
+
+// driverInfo is what a driver can be told.
+type driverInfo struct {
+	Driver      string       `json:"driver"`
+	Options     []optionInfo `json:"options"`
+	Credentials []optionInfo `json:"credentials,omitempty"`
+}
+
+type optionInfo struct {
+	Name     string `json:"name"`
+	Help     string `json:"help"`
+	Required bool   `json:"required,omitempty"`
 }
 
 // question asks whether somebody may do something.

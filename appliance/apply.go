@@ -51,7 +51,7 @@ func (b *box) apply(ctx context.Context, source string, src []byte) (applied, er
 	for i, ds := range st.Datasources {
 		for _, now := range b.gateway.Datasources(ctx) {
 			if now.Name == ds.Name && now.State != stateUp {
-				out.Warnings = append(out.Warnings, doc.Problem(key("datasources", i), "down: %s", plain(now.Err)))
+				out.Warnings = append(out.Warnings, doc.Problem(key("datasources", i), "%s: %s", now.State, plain(now.Err)))
 			}
 		}
 	}
@@ -240,7 +240,7 @@ func (w *writer) note(kind, name string, existed, changed bool, what diff) {
 }
 
 func (w *writer) all(st *state, p *plan) error {
-	steps := []func(*state, *plan) error{w.identity, w.datasources, w.policies, w.workspaces, w.grants}
+	steps := []func(*state, *plan) error{w.identity, w.datasources, w.credentials, w.policies, w.workspaces, w.grants}
 	for _, step := range steps {
 		if err := step(st, p); err != nil {
 			return err
@@ -316,6 +316,32 @@ func (w *writer) datasources(st *state, _ *plan) error {
 			return err
 		}
 		w.note("datasource", d.Name, has(w.before.datasources, d.Name), changed, diffDatasource(w.before.datasources[d.Name], d.gateway()))
+	}
+	return nil
+}
+
+// credentials stores the templates, and the credentials that are each user's own.
+func (w *writer) credentials(st *state, _ *plan) error {
+	for _, t := range st.Templates {
+		changed, err := w.box.gateway.PutTemplate(w.tx, t.gateway())
+		if err != nil {
+			return err
+		}
+		w.note("template", t.Name, false, changed, nil)
+	}
+	for _, u := range st.Users {
+		for _, own := range u.Credentials {
+			user, err := w.box.identity.UserID(w.tx, u.Login)
+			if err != nil {
+				return err
+			}
+			name := own["datasource"].Reveal()
+			changed, err := w.box.gateway.PutCredentials(w.tx, name, user, ownSecrets(own))
+			if err != nil {
+				return err
+			}
+			w.note("credentials", policy.FoldLogin(u.Login)+" "+name, true, changed, nil)
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -72,14 +73,27 @@ func openBox(ctx context.Context, cfg *Config, log *slog.Logger) (_ *box, err er
 		return nil, err
 	}
 	b.quota = quota.New(b.db)
+	spool := filepath.Join(cfg.Data, "spool")
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return nil, err
+	}
 	b.gateway, err = gateway.New(ctx, gateway.Config{
 		DB: b.db, Keys: b.keys, Policy: b.engine, Identity: b.identity, Audit: b.audit, Quota: b.quota,
 		Drivers: drivers(cfg.Data), Clock: b.clock, Logger: log, Room: (&room{dir: cfg.Data}).left,
+		Spool: spool, Allow: prefixes(cfg.Outbound.Allow),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+func prefixes(networks []Network) []netip.Prefix {
+	out := make([]netip.Prefix, len(networks))
+	for i, n := range networks {
+		out[i] = n.Prefix
+	}
+	return out
 }
 
 // openFolder makes the data folder, and takes others' rights on it away where it is there already.

@@ -2,11 +2,11 @@ package appliance
 
 import (
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
+
+	"cellgate/gateway"
 )
 
 type workspaceCmd struct {
@@ -84,103 +84,7 @@ func (c *workspaceDeleteCmd) Run(t *term) error {
 	return t.done(changedOne("workspace", c.Slug), "workspace %s deleted; its files are where they were", c.Slug)
 }
 
-type datasourceCmd struct {
-	List   datasourceListCmd   `cmd:"" help:"List datasources with their state."`
-	Show   datasourceShowCmd   `cmd:"" help:"Show a datasource and what it guarantees."`
-	Add    datasourceAddCmd    `cmd:"" help:"Attach a datasource, or change it. For one with credentials use apply."`
-	Test   datasourceTestCmd   `cmd:"" help:"Try whether a datasource answers."`
-	Delete datasourceDeleteCmd `cmd:"" help:"Detach a datasource. The files stay."`
-}
-
-type datasourceListCmd struct{}
-
-func (c *datasourceListCmd) Run(t *term) error {
-	var out []datasourceInfo
-	if err := t.call(http.MethodGet, at("datasources"), nil, &out); err != nil {
-		return err
-	}
-	return t.show(out, func(w io.Writer) {
-		say(w, "NAME\tDRIVER\tFREE\tSTATE\n")
-		for _, d := range out {
-			say(w, "%s\t%s\t%s\t%s\n", d.Name, d.Driver, bytesText(d.Free), stateText(d.State, d.Reason))
-		}
-	})
-}
-
-type datasourceShowCmd struct {
-	Name string `arg:""`
-}
-
-func (c *datasourceShowCmd) Run(t *term) error {
-	var d datasourceInfo
-	if err := t.call(http.MethodGet, at("datasources", c.Name), nil, &d); err != nil {
-		return err
-	}
-	return t.show(d, func(w io.Writer) { d.print(w) })
-}
-
-func (d *datasourceInfo) print(w io.Writer) {
-	say(w, "name\t%s\ndriver\t%s\n", d.Name, d.Driver)
-	for _, k := range slices.Sorted(maps.Keys(d.Options)) {
-		say(w, "option %s\t%s\n", k, d.Options[k])
-	}
-	for _, k := range d.Credentials {
-		say(w, "credential %s\t(sealed)\n", k)
-	}
-	say(w, "read-only\t%t\ndurability\t%s\nstate\t%s\nsince\t%s\ntotal\t%s\nfree\t%s\n", d.ReadOnly, d.Durability, stateText(d.State, d.Reason),
-		stamp(d.Since), bytesText(d.Total), bytesText(d.Free))
-	for _, k := range slices.Sorted(maps.Keys(d.Features)) {
-		say(w, "%s\t%s\n", k, d.Features[k])
-	}
-}
-
-type datasourceAddCmd struct {
-	Name       string            `arg:""`
-	Driver     string            `help:"Kind of storage." default:"local"`
-	Option     map[string]string `help:"What the driver has to know, such as path=/srv/files." placeholder:"KEY=VALUE" mapsep:"none"`
-	ReadOnly   bool              `help:"Never write to it."`
-	Durability string            `help:"synced or written." default:"synced" enum:"synced,written"`
-}
-
-func (c *datasourceAddCmd) Run(t *term) error {
-	in := datasourceInfo{Name: c.Name, Driver: c.Driver, Options: c.Option, ReadOnly: c.ReadOnly, Durability: c.Durability}
-	var out datasourceInfo
-	if err := t.call(http.MethodPost, at("datasources"), in, &out); err != nil {
-		return err
-	}
-	return t.show(out, func(w io.Writer) { say(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) })
-}
-
-type datasourceTestCmd struct {
-	Name string `arg:""`
-}
-
-func (c *datasourceTestCmd) Run(t *term) error {
-	var out datasourceInfo
-	if err := t.call(http.MethodPost, at("datasources", c.Name, "test"), nil, &out); err != nil {
-		return err
-	}
-	if err := t.show(out, func(w io.Writer) { say(w, "%s\t%s\n", out.Name, stateText(out.State, out.Reason)) }); err != nil {
-		return err
-	}
-	if out.State != stateUp {
-		return errReported
-	}
-	return nil
-}
-
-type datasourceDeleteCmd struct {
-	Name string `arg:""`
-}
-
-func (c *datasourceDeleteCmd) Run(t *term) error {
-	if err := t.call(http.MethodDelete, at("datasources", c.Name), nil, nil); err != nil {
-		return err
-	}
-	return t.done(changedOne("datasource", c.Name), "datasource %s detached; its files are where they were", c.Name)
-}
-
-const stateUp = "up"
+const stateUp = gateway.Up
 
 func stateText(state, reason string) string {
 	if reason == "" {

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -149,6 +150,7 @@ func diffDatasource(was, is gateway.Datasource) (d diff) {
 	for _, k := range slices.Sorted(maps.Keys(was.Options)) {
 		d.note("option "+k+" removed", !has(is.Options, k))
 	}
+	d.compare("mode of credentials", was.Mode, cmp.Or(is.Mode, gateway.Shared))
 	d.note("credentials", !maps.Equal(was.Credentials, is.Credentials))
 	d.compare("read-only", was.ReadOnly, is.ReadOnly)
 	d.compare("durability", was.Durability, is.Durability)

@@ -32,6 +32,12 @@ type Config struct {
 	Log            Log           `yaml:"log"`
 	Limits         Limits        `yaml:"limits"`
 	Metrics        Metrics       `yaml:"metrics"`
+	Outbound       Outbound      `yaml:"outbound"`
+}
+
+// Outbound says where the box may connect to by itself.
+type Outbound struct {
+	Allow []Network `yaml:"allow" help:"private addresses or CIDRs that users may name when they complete a datasource; an admin's own datasources may name any"`
 }
 
 // TLS says whether and with which certificate HTTPS is served.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/gateway"
 	"cellgate/store"
 
 	"golang.org/x/sys/unix"
@@ -270,8 +271,10 @@ func (s *server) doctor(ctx context.Context) []check {
 	for _, ds := range s.gateway.Datasources(ctx) {
 		name := "datasource " + ds.Name
 		switch {
-		case ds.State != stateUp:
+		case ds.State == gateway.Down:
 			d.fail(name, "down since %s: %s", stamp(ds.Since), plain(ds.Err))
+		case ds.State != stateUp:
+			d.warn(name, "%s: %s", ds.State, plain(ds.Err))
 		case ds.Space.Free >= 0 && ds.Space.Free < leastSpace:
 			d.warn(name, "up, %s left", bytesText(ds.Space.Free))
 		default:

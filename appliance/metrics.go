@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"cellgate/gateway"
 )
 
 // metrics is what the box counts, in a registry of its own so that two boxes fit into one process.
@@ -62,6 +64,13 @@ var (
 	refusedDesc    = prometheus.NewDesc("cellgate_refused_total", "Operations refused by rights.", nil, nil)
 	publishedDesc  = prometheus.NewDesc("cellgate_published_total", "Files published.", nil, nil)
 	datasourceDesc = prometheus.NewDesc("cellgate_datasource_up", "Whether a datasource answers.", []string{"datasource"}, nil)
+	stateDesc      = prometheus.NewDesc("cellgate_datasource_state", "1 for the state a datasource is in.", []string{"datasource", "state"}, nil)
+	callsDesc      = prometheus.NewDesc("cellgate_datasource_calls", "Requests a backend across a network is answering.", []string{"datasource"}, nil)
+	failuresDesc   = prometheus.NewDesc("cellgate_datasource_failures_total", "Requests that a backend across a network failed.", []string{"datasource"}, nil)
+	latencyDesc    = prometheus.NewDesc("cellgate_datasource_seconds", "Time of requests that move no content.", []string{"datasource"}, nil)
+	ageDesc        = prometheus.NewDesc("cellgate_datasource_age_seconds", "How old what is told about files may be.", []string{"datasource"}, nil)
+	pendingDesc    = prometheus.NewDesc("cellgate_datasource_pending", "Files that wait to be written to the backend.", []string{"datasource"}, nil)
+	freeDesc       = prometheus.NewDesc("cellgate_datasource_free_bytes", "Room that is left.", []string{"datasource"}, nil)
 	storeDesc      = prometheus.NewDesc("cellgate_store_up", "Whether the store takes writes.", nil, nil)
 )
 
@@ -77,9 +86,36 @@ func (c coreFigures) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(stats.Refused))
 	to <- prometheus.MustNewConstMetric(publishedDesc, prometheus.CounterValue, float64(stats.Published))
 	for _, ds := range c.s.gateway.Datasources(c.s.life) {
-		to <- prometheus.MustNewConstMetric(datasourceDesc, prometheus.GaugeValue, truth(ds.State == stateUp), ds.Name)
+		c.datasource(to, ds)
 	}
 	to <- prometheus.MustNewConstMetric(storeDesc, prometheus.GaugeValue, truth(c.s.db.Err() == nil))
+}
+
+// datasource tells how one is doing.
+func (c coreFigures) datasource(to chan<- prometheus.Metric, ds gateway.DatasourceStatus) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, append([]string{ds.Name}, labels...)...)
+	}
+	gauge(datasourceDesc, truth(ds.State != gateway.Down))
+	for _, state := range []string{gateway.Up, gateway.Degraded, gateway.Down} {
+		gauge(stateDesc, truth(ds.State == state), state)
+	}
+	gauge(ageDesc, ds.Age.Seconds())
+	gauge(pendingDesc, float64(len(ds.Pending)))
+	if ds.Space.Free >= 0 {
+		gauge(freeDesc, float64(ds.Space.Free))
+	}
+	if s := ds.Calls; s != nil {
+		gauge(callsDesc, float64(s.Calls+s.Streams))
+		to <- prometheus.MustNewConstMetric(failuresDesc, prometheus.CounterValue, float64(s.Failures), ds.Name)
+		buckets, sum := make(map[float64]uint64, len(s.Latency.Bounds)), uint64(0)
+		for i, n := range s.Latency.Counts {
+			if sum += n; i < len(s.Latency.Bounds) {
+				buckets[s.Latency.Bounds[i].Seconds()] = sum
+			}
+		}
+		to <- prometheus.MustNewConstHistogram(latencyDesc, sum, s.Latency.Sum.Seconds(), buckets, ds.Name)
+	}
 }
 
 func truth(b bool) float64 {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cellgate/gateway"
 	"cellgate/protocols/webdav"
 )
 
@@ -226,7 +227,7 @@ func (s *server) announce(w io.Writer) {
 	}
 	for _, ds := range s.gateway.Datasources(s.life) {
 		if ds.State != stateUp {
-			say(w, "datasource %s is down: %s\n", ds.Name, plain(ds.Err))
+			say(w, "datasource %s is %s: %s\n", ds.Name, ds.State, plain(ds.Err))
 		}
 	}
 	if s.cfg.TLS.Mode == off && !loopback(s.cfg.HTTP) {
@@ -374,7 +375,11 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 			st.Up++
 			continue
 		}
-		st.Down++
+		if ds.State == gateway.Down {
+			st.Down++
+		} else {
+			st.Up++
+		}
 		if code == http.StatusOK {
 			st.Status = "degraded"
 		}

@@ -3,6 +3,7 @@ package appliance
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 // state is what somebody declares the box to be. Sections that this build cannot make so are read, so that using them is refused in words.
 type state struct {
 	Datasources        []stateDatasource `yaml:"datasources"`
+	Templates          []stateTemplate   `yaml:"templates"`
 	VersioningPolicies []stateVersioning `yaml:"versioningPolicies"`
 	Users              []stateUser       `yaml:"users"`
 	Groups             []stateGroup      `yaml:"groups"`
@@ -40,6 +42,18 @@ type stateDatasource struct {
 	Encryption  string                   `yaml:"encryption"`
 	ReadOnly    bool                     `yaml:"readOnly"`
 	Durability  string                   `yaml:"durability"`
+}
+
+// stateTemplate is a datasource that users complete.
+type stateTemplate struct {
+	Name        string                   `yaml:"name"`
+	Label       string                   `yaml:"label"`
+	Driver      string                   `yaml:"driver"`
+	Options     map[string]string        `yaml:"options"`
+	Credentials map[string]secret.String `yaml:"credentials"`
+	Asks        []string                 `yaml:"asks"`
+	To          []string                 `yaml:"to"`
+	ReadOnly    bool                     `yaml:"readOnly"`
 }
 
 type stateVersioning struct {
@@ -157,6 +171,9 @@ func (c *checker) all() {
 	for i, d := range st.Datasources {
 		c.datasource(key("datasources", i), d)
 	}
+	for i, t := range st.Templates {
+		c.template(key("templates", i), t)
+	}
 	if len(st.Cells) > 0 {
 		c.later("cells", "Cells are")
 	}
@@ -272,9 +289,62 @@ func (c *checker) user(key string, u stateUser) {
 			c.bad(key+k, "it is empty; without the key the password stays as it is, and disabled: true locks the user out")
 		}
 	}
-	if len(u.Credentials) > 0 {
-		c.later(key+".credentials", "credentials of single users for a datasource are")
+	for i, own := range u.Credentials {
+		c.credentials(fmt.Sprintf("%s.credentials[%d]", key, i), own)
 	}
+}
+
+// credentials looks at a user's own credentials for a datasource.
+func (c *checker) credentials(key string, own map[string]secret.String) {
+	name := own["datasource"].Reveal()
+	d, known := c.world.datasources[name]
+	for _, declared := range c.st.Datasources {
+		if declared.Name == name {
+			d, known = declared.gateway(), true
+		}
+	}
+	switch {
+	case name == "":
+		c.bad(key, "datasource is missing: whose credentials these are")
+	case !known:
+		c.bad(key+".datasource", "there is no datasource %q", name)
+	case d.Mode != gateway.PerUser:
+		c.bad(key+".datasource", "datasource %s is not in the mode user: its credentials are not each user's own", name)
+	case len(own) == 1:
+		c.bad(key, "no credentials are given")
+	default:
+		for _, err := range c.gateway.CheckCredentials(d.Driver, ownSecrets(own)) {
+			c.bad(key, "%v", err)
+		}
+	}
+}
+
+// ownSecrets are the credentials among the keys of an entry.
+func ownSecrets(own map[string]secret.String) map[string]secret.String {
+	out := maps.Clone(own)
+	delete(out, "datasource")
+	return out
+}
+
+func (c *checker) template(key string, t stateTemplate) {
+	for _, err := range c.gateway.CheckTemplate(t.gateway()) {
+		c.bad(key, "%s", plain(err))
+	}
+	for i, to := range t.To {
+		if _, err := policy.ParsePrincipal(to); err != nil {
+			c.bad(fmt.Sprintf("%s.to[%d]", key, i), "%v", err)
+		}
+	}
+}
+
+func (t stateTemplate) gateway() gateway.Template {
+	out := gateway.Template{Name: t.Name, Label: t.Label, Driver: t.Driver, Options: t.Options, Credentials: t.Credentials, Asks: t.Asks, ReadOnly: t.ReadOnly}
+	for _, to := range t.To {
+		if p, err := policy.ParsePrincipal(to); err == nil {
+			out.To = append(out.To, p)
+		}
+	}
+	return out
 }
 
 // flatten takes apart what errors.Join put together.
@@ -405,6 +475,7 @@ func (c *checker) twice() {
 	}
 	st := c.st
 	list("datasources", "name", len(st.Datasources), func(i int) string { return st.Datasources[i].Name })
+	list("templates", "name", len(st.Templates), func(i int) string { return st.Templates[i].Name })
 	list("users", "login", len(st.Users), func(i int) string { return policy.FoldLogin(st.Users[i].Login) })
 	list("groups", "path", len(st.Groups), func(i int) string { return st.Groups[i].Path })
 	list("roles", "name", len(st.Roles), func(i int) string { return st.Roles[i].Name })
@@ -432,8 +503,12 @@ func (w stateWorkspace) gateway() gateway.Workspace {
 func (d stateDatasource) gateway() gateway.Datasource {
 	out := gateway.Datasource{Name: d.Name, Driver: d.Driver, Options: d.Options, ReadOnly: d.ReadOnly, Durability: d.Durability}
 	for k, v := range d.Credentials {
-		if k == "mode" {
+		switch k {
+		case "mode":
 			out.Mode = v.Reveal()
+			continue
+		case "fallback":
+			out.Fallback = v.Reveal()
 			continue
 		}
 		if out.Credentials == nil {

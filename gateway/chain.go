@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"cellgate/internal/fault"
@@ -41,6 +42,7 @@ const defaultAge = 5 * time.Second
 // chain puts the wrappers of a datasource round a backend that the driver opened.
 func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, err error) {
 	log := ds.g.log.With("datasource", ds.cfg.Name)
+	var above atomic.Pointer[cache.Backend] // what has to hear of files that were written later
 	c.top = mounts.Contain(b, log)
 	defer func() {
 		if err != nil {
@@ -62,7 +64,14 @@ func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, er
 		if ds.g.spool == "" {
 			return c, fault.New("gateway.dial", ds.cfg.Name, fault.Invalid, errors.New("writeBack needs a folder for what waits, and this box has none"))
 		}
-		c.pending, err = writeback.New(c.top, writeback.Config{Dir: filepath.Join(ds.g.spool, "writeback", ds.cfg.Name), Size: t.writeSize, Clock: ds.g.clock, Logger: log})
+		c.pending, err = writeback.New(c.top, writeback.Config{
+			Dir: filepath.Join(ds.g.spool, "writeback", ds.cfg.Name), Size: t.writeSize, Clock: ds.g.clock, Logger: log,
+			OnChange: func(name string) {
+				if above := above.Load(); above != nil {
+					above.Invalidate(name)
+				}
+			},
+		})
 		if err != nil {
 			return c, err
 		}
@@ -80,6 +89,7 @@ func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, er
 			return c, err
 		}
 		c.top = c.cache
+		above.Store(c.cache)
 	}
 	return c, nil
 }
@@ -108,6 +118,13 @@ func (g *Gateway) Probe(ctx context.Context, name string) (probe.Report, error) 
 		}
 	}
 	return ds.probe(ctx, m)
+}
+
+// Retry tries at once to open a datasource that is down. Its state tells what came of it.
+func (g *Gateway) Retry(ctx context.Context, name string) {
+	if ds := g.table.Load().datasources[name]; ds != nil && ds.attach(ctx) == nil {
+		g.ensureRoots(ctx, g.table.Load(), ds)
+	}
 }
 
 // probeWait bounds what is tried while a datasource is opened.

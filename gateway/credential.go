@@ -167,6 +167,11 @@ func (g *Gateway) CredentialHolders(ctx context.Context, datasource string) (map
 	return holders, fault.Wrap("gateway.CredentialHolders", datasource, rows.Err())
 }
 
+// CheckCredentials returns every problem of credentials for a driver.
+func (g *Gateway) CheckCredentials(driver string, values map[string]secret.String) []error {
+	return g.checkSecrets(driver, values)
+}
+
 // checkSecrets says which of values the driver has no use for.
 func (g *Gateway) checkSecrets(driver string, values map[string]secret.String) (errs []error) {
 	d, ok := g.drivers[driver]

@@ -143,6 +143,9 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource, user int64) (*mo
 	m.life, m.end = context.WithCancel(ds.g.life)
 	m.random, _ = mounts.As[mounts.RandomAccess](b)
 	m.stages = m.random != nil && !m.features.Remote
+	if m.features.Remote && t.cacheSize > 0 {
+		m.random = nil // reads at any place shall find the cache of content
+	}
 	return m, nil
 }
 

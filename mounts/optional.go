@@ -111,7 +111,8 @@ type Purger interface {
 }
 
 // Resumer is a backend whose Rename of a folder is many steps. ResumeRename goes on with one that was interrupted, or begins it: what is at
-// to already is part of it. Nothing of from is deleted before it is at to.
+// to already is part of it. Nothing of from is deleted before all of it is at to. Both fail with Unavailable, Timeout, Busy, NoSpace or
+// Canceled where going on later makes sense; with any other kind, what was copied has been taken back.
 type Resumer interface {
 	ResumeRename(ctx context.Context, from, to string) error
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -240,7 +241,8 @@ func testLink(t *testing.T, b mounts.Backend) {
 	}
 	a, _ := b.Stat(ctx, "f")
 	g, _ := b.Stat(ctx, "d/g")
-	if a.ID != g.ID || a.Links != 2 || g.Links != 2 {
+	known := a.Links != 0 || g.Links != 0 // some protocols do not tell
+	if a.ID != g.ID || known && (a.Links != 2 || g.Links != 2) {
 		t.Errorf("two links of a file: %+v\nand %+v", a, g)
 	}
 	Script(t, b, `
@@ -363,8 +365,11 @@ func testWatch(t *testing.T, b mounts.Backend) {
 			if ctx.Err() != nil {
 				t.Fatalf("no change of %q was seen after %s", names, script)
 			}
-			if tries == 0 || script[:3] == "put" {
+			switch {
+			case tries == 0:
 				Script(t, b, script+" -> ok")
+			case script[:3] == "put": // other content, for the same is no change to some
+				Script(t, b, script+strconv.Itoa(tries)+" -> ok")
 			}
 			timeout := time.After(200 * time.Millisecond)
 			for waiting := true; waiting; {

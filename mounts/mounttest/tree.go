@@ -23,6 +23,9 @@ func testInfo(t *testing.T, b mounts.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if put.ModTime.IsZero() { // unknown: some servers do not tell it in their answer, and asking would double the round trips
+		put.ModTime = stat.ModTime
+	}
 	if put != stat {
 		t.Errorf("Put returned %+v\nStat says     %+v", put, stat)
 	}
@@ -54,7 +57,7 @@ func testInfo(t *testing.T, b mounts.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if moved.ID != stat.ID {
+	if stat.ID != 0 && moved.ID != stat.ID { // a file that is not on the backend yet has none
 		t.Errorf("ID was %d, is %d after Rename", stat.ID, moved.ID)
 	}
 	if !moved.ModTime.Equal(stat.ModTime) && b.Features().Rename == mounts.Native {
@@ -97,7 +100,11 @@ func testListMany(t *testing.T, b mounts.Backend) {
 	if err != nil || len(names) != many || names[0] != "file-0000" || names[many-1] != "file-1499" || len(slices.Compact(names)) != many {
 		t.Fatalf("List found %d names, %v; want %d different ones", len(names), err, many)
 	}
-	for range 200 { // what an early break leaves open would show
+	breaks := 200
+	if b.Features().Remote {
+		breaks = 30 // each costs the server the whole listing
+	}
+	for range breaks { // what an early break leaves open would show
 		for _, err := range b.List(ctx, "d") {
 			if err != nil {
 				t.Fatal(err)

@@ -149,6 +149,15 @@ func (s *Service) Subject(ctx context.Context, login string) (*policy.Subject, e
 	return acc.subject, nil
 }
 
+// UserID returns the id of an account within tx, which may just have made it.
+func (s *Service) UserID(tx *store.Tx, login string) (int64, error) {
+	u, _, err := userRow(tx, policy.FoldLogin(login))
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, fault.New("policy/identity.UserID", login, fault.NotExist, nil)
+	}
+	return u.ID, fault.Wrap("policy/identity.UserID", login, err)
+}
+
 // User returns an account. It fails with NotExist.
 func (s *Service) User(ctx context.Context, login string) (u User, err error) {
 	const op = "policy/identity.User"
