@@ -104,7 +104,7 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 		bad("%w", err)
 	}
 	if driver.Check != nil && len(errs) == 0 {
-		for _, err := range driver.Check(g.config(d)) {
+		for _, err := range driver.Check(g.config(d.complete(driver))) {
 			bad("%w", err)
 		}
 	}

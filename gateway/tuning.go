@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cellgate/internal/fault"
+	"cellgate/internal/secret"
 	"cellgate/mounts"
 	"cellgate/store"
 )
@@ -139,6 +140,23 @@ func (g *Gateway) config(d Datasource) mounts.Config {
 		Allow: g.allow, Guest: d.Guest, Known: g.known(d.Name),
 		Learn: func(key, value string) error { return g.learn(d.Name, key, value) },
 	}
+}
+
+// complete stands in for credentials that each user brings, so that the rest can be checked.
+func (d Datasource) complete(driver mounts.Driver) Datasource {
+	if d.Mode == "" || d.Mode == Shared {
+		return d
+	}
+	d.Credentials = maps.Clone(d.Credentials)
+	for _, o := range driver.Secrets {
+		if o.Required && d.Credentials[o.Name].IsZero() {
+			if d.Credentials == nil {
+				d.Credentials = make(map[string]secret.String)
+			}
+			d.Credentials[o.Name] = secret.New("x")
+		}
+	}
+	return d
 }
 
 // known returns what drivers have asked to remember of a datasource.
