@@ -7,7 +7,7 @@ GO      ?= go
 PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light libnginx-mod-http-dav-ext apache2 strace fuse3 attr acl \
 	vsftpd samba smbclient openssh-server openssh-client sshfs lftp sshpass libmemcachedutil2 libpcre2-posix3 libhiredis0.14
 # FTP servers that Debian does not install side by side: unpacked into bin/tools.
-UNPACKED = proftpd-core pure-ftpd
+UNPACKED = proftpd-core proftpd-mod-crypto pure-ftpd
 # An S3 server to test against.
 S3SERVER = github.com/versity/versitygw/cmd/versitygw@v1.8.0
 FUZZTIME ?= 30s

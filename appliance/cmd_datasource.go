@@ -325,7 +325,7 @@ func (c *datasourceOptionsCmd) Run(t *term) error {
 		if c.Driver != "" && c.Driver != d.Name {
 			continue
 		}
-		info := driverInfo{Driver: d.Name, Options: optionInfos(d.Options), Credentials: optionInfos(d.Secrets)}
+		info := driverInfo{Driver: d.Name, Options: optionInfos(append(slices.Clone(d.Options), gateway.Spellings(d)...)), Credentials: optionInfos(d.Secrets)}
 		out = append(out, info)
 	}
 	if len(out) == 0 {

@@ -86,6 +86,7 @@ func (g *Gateway) CheckDatasource(d Datasource) []error {
 		bad("driver %q: this build has %s", d.Driver, strings.Join(slices.Sorted(maps.Keys(g.drivers)), ", "))
 		return errs
 	}
+	d = d.spelled(driver)
 	for _, key := range slices.Sorted(maps.Keys(d.Options)) {
 		if !has(driver.Options, key) && !isTuning(key) {
 			bad("driver %s has no option %q", d.Driver, key)

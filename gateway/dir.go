@@ -27,6 +27,8 @@ type Info struct {
 	ETag string
 	// Writable says that the subject may change the file, or create in the folder. Set by Stat only.
 	Writable bool
+	// Age is how old this may be, as what is remembered of a backend across a network is, for a folder that of its listing. Set by Stat only.
+	Age time.Duration
 	// ID identifies the node through renames where the backend can, 0 where it cannot.
 	ID uint64
 }
@@ -63,6 +65,9 @@ func (s *Session) Stat(ctx context.Context, p Path) (_ Info, err error) {
 	act := policy.Modify
 	if i.Dir {
 		act = policy.Create
+	}
+	if o.m.chain.cache != nil {
+		i.Age, _ = o.m.chain.cache.Age(o.name)
 	}
 	i.Writable = !o.ds.cfg.ReadOnly && o.b.view.Decide(act, o.at, o.env).Allowed
 	return i, nil

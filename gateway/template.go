@@ -58,7 +58,7 @@ func (g *Gateway) CheckTemplate(t Template) []error {
 		bad("driver %s serves folders of this machine, which users cannot bring", t.Driver)
 	}
 	for _, key := range slices.Sorted(maps.Keys(t.Options)) {
-		if !has(d.Options, key) && !isTuning(key) {
+		if !has(d.Options, key) && !isTuning(key) && !has(Spellings(d), key) {
 			bad("driver %s has no option %q", t.Driver, key)
 		}
 		for _, word := range tokenPattern.FindAllString(t.Options[key], -1) {

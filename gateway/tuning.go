@@ -133,6 +133,7 @@ func amount(v string) (int64, error) {
 
 // config is what a driver is told of d.
 func (g *Gateway) config(d Datasource) mounts.Config {
+	d = d.spelled(g.drivers[d.Driver])
 	options := maps.Clone(d.Options)
 	maps.DeleteFunc(options, func(key, _ string) bool { return isTuning(key) && !has(g.drivers[d.Driver].Options, key) })
 	return mounts.Config{

@@ -8,8 +8,12 @@ import (
 	"testing"
 )
 
-// refusedByLitmus are the tests of litmus that a kind cannot pass, by what its guarantees refuse.
-var refusedByLitmus = map[string][]string{}
+// untagged are the tests of litmus that are left out where a file has no entity tag in the first two seconds of its life: these servers tell
+// no more than a time and a size, and both may be those of the next change, too. That such a tag serves later is TestRemoteVerbs'.
+var untagged = []string{"cond_put", "fail_cond_put", "complex_cond_put", "fail_complex_cond_put"}
+
+// refusedByLitmus are the tests of litmus that do not pass over a kind, by what it cannot guarantee.
+var refusedByLitmus = map[string][]string{"vsftpd": untagged, "proftpd": untagged, "sftp": untagged, "smb": untagged, "webdav": untagged}
 
 // litmus checks RFC 4918 from outside, with the files on every kind of server. What fails is exactly what the guarantees refuse.
 func TestLitmusRemote(t *testing.T) {

@@ -1,7 +1,6 @@
 package ftp
 
 import (
-	"hash/fnv"
 	"strconv"
 	"strings"
 	"time"
@@ -41,9 +40,7 @@ func parseFacts(line string) (info mounts.Info, skip bool) {
 			info.ModTime = parseStamp(value)
 		case "unique":
 			if value != "" {
-				h := fnv.New64a()
-				h.Write([]byte(value))
-				info.ID = max(h.Sum64(), 1)
+				info.ID = max(digest(value), 1)
 			}
 		}
 	}
@@ -51,6 +48,15 @@ func parseFacts(line string) (info mounts.Info, skip bool) {
 		info.Size = 0
 	}
 	return info, skip
+}
+
+// digest makes a number of what identifies a file (FNV-1a).
+func digest(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
 }
 
 // parseStamp reads a time of RFC 3659 §2.3, in UTC and to the second; the zero time when it makes no sense.
@@ -91,8 +97,9 @@ type word struct {
 	end  int
 }
 
-func words(line string, limit int) (list []word) {
-	for i := 0; i < len(line) && len(list) < limit; {
+// words splits a line into list, as far as that has room.
+func words(list []word, line string) []word {
+	for i := 0; i < len(line) && len(list) < cap(list); {
 		for i < len(line) && line[i] == ' ' {
 			i++
 		}
@@ -136,7 +143,8 @@ func (l lister) parseUnix(line string) (info mounts.Info, skip bool) {
 	default:
 		return info, true
 	}
-	fields := words(line, 16)
+	var room [16]word
+	fields := words(room[:0], line)
 	if len(fields) < 6 || len(fields[0].text) < 10 {
 		return info, true
 	}
@@ -202,7 +210,8 @@ func (l lister) date(f []word) (end int, t time.Time, ok bool) {
 
 // parseDOS reads "11-22-26  02:20AM       <DIR>          name" of IIS.
 func (l lister) parseDOS(line string) (info mounts.Info, skip bool) {
-	fields := words(line, 4)
+	var room [4]word
+	fields := words(room[:0], line)
 	if len(fields) < 4 {
 		return info, true
 	}

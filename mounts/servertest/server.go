@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -42,9 +43,42 @@ func (s *Server) Kill(t testing.TB) { s.signal(t, syscall.SIGKILL) }
 
 func (s *Server) signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
+	below := descendants(s.Cmd.Process.Pid)
 	if err := syscall.Kill(-s.Cmd.Process.Pid, sig); err != nil {
 		t.Errorf("signal %v: %v", sig, err)
 	}
+	for _, pid := range below { // some servers give each connection a process group of its own
+		_ = syscall.Kill(pid, sig) // it may have ended meanwhile
+	}
+}
+
+// descendants returns the processes that pid has started, and theirs.
+func descendants(pid int) (all []int) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	children := make(map[int][]int)
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		// "pid (name) state ppid …": the name may hold anything, parentheses too.
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		child, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err != nil || len(fields) < 2 {
+			continue
+		}
+		if parent, err := strconv.Atoi(fields[1]); err == nil {
+			children[parent] = append(children[parent], child)
+		}
+	}
+	for next := []int{pid}; len(next) > 0; next = next[1:] {
+		all = append(all, children[next[0]]...)
+		next = append(next, children[next[0]]...)
+	}
+	return all
 }
 
 // Start runs cmd in a process group of its own and waits until port accepts on this machine. The group is killed when the test ends.
@@ -63,8 +97,13 @@ func Start(t testing.TB, port int, cmd *exec.Cmd) *Server {
 		close(exited)
 	}()
 	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGCONT)
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		below := descendants(cmd.Process.Pid)
+		for _, sig := range []syscall.Signal{syscall.SIGCONT, syscall.SIGKILL} {
+			syscall.Kill(-cmd.Process.Pid, sig)
+			for _, pid := range below {
+				syscall.Kill(pid, sig)
+			}
+		}
 		<-exited
 		if t.Failed() && s.log.String() != "" {
 			t.Logf("%s said:\n%s", filepath.Base(cmd.Path), s.log.tail(4000))

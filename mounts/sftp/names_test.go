@@ -75,6 +75,7 @@ func TestForeignNames(t *testing.T) {
 
 // TestPipe: opening a pipe, which would block the server, is refused and costs nobody else anything.
 func TestPipe(t *testing.T) {
+	t.Parallel()
 	s, key := openSSH(t)
 	b := attach(t, servertest.SFTPConfig(s, key))
 	pipe := filepath.Join(s.Root, "pipe")
@@ -104,6 +105,7 @@ func TestPipe(t *testing.T) {
 
 // TestFolderBecomesLink: a folder that is replaced by a link behind our back leads nowhere once it has been believed long enough.
 func TestFolderBecomesLink(t *testing.T) {
+	t.Parallel()
 	s, key := openSSH(t)
 	b := attach(t, servertest.SFTPConfig(s, key))
 	outside := servertest.Dir(t)

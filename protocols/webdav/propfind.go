@@ -4,7 +4,9 @@ import (
 	"encoding/xml"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"cellgate/gateway"
 )
@@ -57,6 +59,9 @@ func (q *request) propfind() error {
 	info, err := q.s.Stat(q.ctx(), q.path)
 	if err != nil {
 		return err
+	}
+	if info.Age >= time.Second { // RFC 9111 §5.1: what a storage across a network said some seconds ago
+		q.w.Header().Set("Age", strconv.Itoa(int(info.Age/time.Second)))
 	}
 	e := entry{q: q, info: info, room: new(room)}
 	if err := p.look(&e); err != nil {
