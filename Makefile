@@ -18,7 +18,7 @@ run: build
 	./appliance/sample.sh bin/cellgate
 
 build:
-	$(GO) build -trimpath -o bin/cellgate ./appliance/cellgate
+	$(GO) build -trimpath -ldflags "-s -w" -o bin/cellgate ./appliance/cellgate
 
 test: packages tools
 	$(GO) test -timeout 20m ./...

@@ -28,6 +28,18 @@
 // Replacing anything but a file by a file takes two renames: the old one goes aside first, and is deleted when all is done (area.go). A move
 // between file systems is a copy that is published, and then the source put aside, if it is still what was copied.
 //
+// # Across a network
+//
+// A rename there is a round trip more, or none is one step. So nothing is staged on such a backend: what is written goes to its own atomic Put
+// while it comes, and the last of it is held back until the transaction is committed (outbound.go); reads are streams (inbound.go). The
+// journal's step is then the Put, Mkdir or Remove itself (step.go). What only the running operation had, a replay cannot put again: it looks
+// whether the place is still what it was, and takes the transaction back if so. A step whose outcome nobody can tell, since the backend has
+// gone, and one that is many there, such as moving a folder by copying, stays in the journal and is gone on with when the backend is back.
+//
+// Such a backend stands behind a chain of wrappers (chain.go): what they remember is believed for a stated age, except where a condition or a
+// replay asks, which is of the backend itself. Datasources may be opened with each user's own credentials: then there is a backend for each
+// user (tenant.go), and a journal entry belongs to who made it.
+//
 // The audit log is the outbox as well: it is ordered, durable and written in the transaction of the mutation, so whoever must not miss an
 // event reads it from a sequence number on. The bus (package event) carries hints in process.
 //

@@ -25,6 +25,7 @@ var (
 	errLongPath = errors.New("path is longer than 4096 bytes")
 	errDeepPath = errors.New("path has more than 255 segments")
 	errClosed   = errors.New("the gateway is closed")
+	errOpening  = errors.New("it is being opened, and its server has not answered yet")
 )
 
 // Config is what a Gateway is made of. All but Clock, Logger and Limits is required.

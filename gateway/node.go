@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"cellgate/internal/fault"
@@ -49,20 +50,28 @@ func (n nodes) Flush(tx *store.Tx, items []any) error {
 
 // row is the node row of a file or folder as it is about to be published.
 func (o *op) row(at policy.Place, info mounts.Info, sums string) *node {
-	return &node{ID: store.NewID(), At: at, Folder: info.IsDir(), Size: info.Size, MTime: info.ModTime.UnixNano(), FID: info.ID, Sums: sums, Owner: o.actor()}
+	return &node{ID: store.NewID(), At: at, Folder: info.IsDir(), Size: info.Size, MTime: nanos(info.ModTime), FID: info.ID, Sums: sums, Owner: o.actor()}
+}
+
+// nanos is a time as rows keep it; 0 is one the backend did not tell.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }
 
 // renewRow writes down what the file of a row turned out to be, if the row is still that of the same publication.
 func renewRow(tx *store.Tx, row node, info mounts.Info) error {
 	_, err := tx.Exec(`UPDATE nodes SET mtime = $1, fid = $2 WHERE datasource = $3 AND depth = $4 AND path = $5 AND size = $6 AND mtime = $7`,
-		info.ModTime.UnixNano(), int64(info.ID), row.At.Datasource, depthOf(row.At.Path), row.At.Path, row.Size, row.MTime)
+		nanos(info.ModTime), int64(info.ID), row.At.Datasource, depthOf(row.At.Path), row.At.Path, row.Size, row.MTime)
 	return err
 }
 
 // renewPlace writes down what the file of a place's row turned out to be. Where it is of another size, its sums are forgotten.
 func renewPlace(tx *store.Tx, at policy.Place, info mounts.Info) error {
 	_, err := tx.Exec(`UPDATE nodes SET sums = CASE WHEN size = $1 THEN sums ELSE '' END, size = $1, mtime = $2, fid = $3
-		WHERE datasource = $4 AND depth = $5 AND path = $6`, info.Size, info.ModTime.UnixNano(), int64(info.ID), at.Datasource, depthOf(at.Path), at.Path)
+		WHERE datasource = $4 AND depth = $5 AND path = $6`, info.Size, nanos(info.ModTime), int64(info.ID), at.Datasource, depthOf(at.Path), at.Path)
 	return err
 }
 

@@ -136,6 +136,9 @@ func (g *Gateway) Reload(ctx context.Context) error {
 			continue
 		}
 		ds := &datasource{g: g, cfg: cfg, since: g.clock.Now()}
+		if !ds.personal() {
+			ds.err = errOpening
+		}
 		if was != nil {
 			ds.lasting = was.lasting
 		} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"cellgate/mounts"
@@ -38,13 +39,16 @@ type DatasourceStatus struct {
 // recently is how long a failure makes a datasource degraded.
 const recently = time.Minute
 
-// Datasources returns every datasource with its state, by name.
+// Datasources returns every datasource with its state, by name. They are asked side by side: several that stall take as long as one.
 func (g *Gateway) Datasources(ctx context.Context) []DatasourceStatus {
-	var all []DatasourceStatus
 	t := g.table.Load()
-	for _, name := range slices.Sorted(maps.Keys(t.datasources)) {
-		all = append(all, t.datasources[name].status(ctx))
+	names := slices.Sorted(maps.Keys(t.datasources))
+	all := make([]DatasourceStatus, len(names))
+	var asked sync.WaitGroup
+	for i, name := range names {
+		asked.Go(func() { all[i] = t.datasources[name].status(ctx) })
 	}
+	asked.Wait()
 	return all
 }
 

@@ -302,12 +302,9 @@ func (p *run) names(ctx context.Context) {
 func (p *run) claims(ctx context.Context, readOnly bool) {
 	f := &p.r.Features
 	if readOnly {
-		for _, c := range []Check{
-			{Name: "atomic replace", Support: f.AtomicReplace}, {Name: "conditional write", Support: f.ConditionalWrite}, {Name: "rename of folders", Support: f.Rename},
-			{Name: "modification time", Support: f.ModTime}, {Name: "hash", Support: f.Hash},
-		} {
-			p.r.Checks = append(p.r.Checks, c)
-		}
+		p.r.Checks = append(p.r.Checks,
+			Check{Name: "atomic replace", Support: f.AtomicReplace}, Check{Name: "conditional write", Support: f.ConditionalWrite},
+			Check{Name: "rename of folders", Support: f.Rename}, Check{Name: "modification time", Support: f.ModTime}, Check{Name: "hash", Support: f.Hash})
 	}
 	p.check("free space", &f.Space, func() error {
 		s, ok := mounts.As[mounts.Spacer](p.b)
@@ -317,12 +314,9 @@ func (p *run) claims(ctx context.Context, readOnly bool) {
 		_, err := s.Space(ctx)
 		return err
 	})
-	for _, c := range []Check{
-		{Name: "random access", Support: f.RandomAccess}, {Name: "hard links", Support: f.HardLink}, {Name: "symbolic links", Support: f.Symlink},
-		{Name: "extended attributes", Support: f.Xattr}, {Name: "watch", Support: f.Watch}, {Name: "durable when acknowledged", Support: f.Durable},
-	} {
-		p.r.Checks = append(p.r.Checks, c)
-	}
+	p.r.Checks = append(p.r.Checks,
+		Check{Name: "random access", Support: f.RandomAccess}, Check{Name: "hard links", Support: f.HardLink}, Check{Name: "symbolic links", Support: f.Symlink},
+		Check{Name: "extended attributes", Support: f.Xattr}, Check{Name: "watch", Support: f.Watch}, Check{Name: "durable when acknowledged", Support: f.Durable})
 	skew := Check{Name: "clock", Support: mounts.Native, Tested: !readOnly, Detail: "within a second of ours"}
 	if p.r.Skew.Abs() > 2*time.Second {
 		skew.Detail, skew.Failed = fmt.Sprintf("%v ahead of ours", p.r.Skew), p.r.Skew.Abs() > time.Minute

@@ -26,9 +26,9 @@ import (
 // signatures.
 type fake struct {
 	*httptest.Server
-	careless bool                                              // honours no conditions
-	odd      bool                                              // tags that are no MD5
-	before   hook                                              // of requests
+	careless bool // honours no conditions
+	odd      bool // tags that are no MD5
+	before   hook // of requests
 
 	mu      sync.Mutex
 	objects map[string]object          // guarded by mu
@@ -81,6 +81,12 @@ func (f *fake) put(key, content string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.objects[key] = f.object(key, []byte(content), nil)
+}
+
+func (f *fake) content(key string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return string(f.objects[key].data)
 }
 
 func (f *fake) keys() (keys []string) {
