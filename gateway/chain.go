@@ -34,6 +34,7 @@ type chain struct {
 	breaker *breaker.Backend   // nil without
 	cache   *cache.Backend     // likewise
 	pending *writeback.Backend // likewise
+	age     time.Duration      // how old what is told about files may be
 }
 
 // defaultAge is how old what is told about files across a network may be.
@@ -82,6 +83,7 @@ func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, er
 		if age < 0 {
 			cfg.Age = defaultAge
 		}
+		c.age = cfg.Age
 		if t.cacheSize > 0 && ds.g.spool != "" {
 			cfg.Dir = filepath.Join(ds.g.spool, "cache", fmt.Sprintf("%s-%d", ds.cfg.Name, user))
 		}

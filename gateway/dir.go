@@ -204,14 +204,14 @@ func etag(info mounts.Info) string {
 	return string(append(b, '"'))
 }
 
-// etag is etag, or else made of the time and size that a backend across a network tells. While the time may still be that of the next change,
-// too, there is none (RFC 9110 §8.8.2.2 has the same rule for times as validators).
+// etag is etag, or else made of the time and size that a backend across a network tells. When the time could still be that of the next change,
+// too, as what the cache knows was asked for, there is none (RFC 9110 §8.8.2.2 has the same rule for times as validators).
 func (o *op) etag(info mounts.Info) string {
 	tag := etag(info)
 	if tag != "" || info.ModTime.IsZero() || o.m == nil || !o.m.features.Remote {
 		return tag
 	}
-	if age := o.env.Time.Sub(info.ModTime); age < 2*max(o.m.features.ModTimeGrain, time.Second) {
+	if age := o.env.Time.Sub(info.ModTime); age < 2*max(o.m.features.ModTimeGrain, time.Second)+o.m.chain.age {
 		return ""
 	}
 	return `"t` + strconv.FormatInt(info.ModTime.UnixNano(), 36) + "-" + strconv.FormatInt(info.Size, 36) + `"`

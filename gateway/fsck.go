@@ -171,7 +171,7 @@ func (c *check) mend(tx *store.Tx, n node, info mounts.Info) error {
 	size := max(info.Size, 0)
 	c.g.count(tx, owners(map[string]int64{n.Owner: size - n.Size}), 1)
 	_, err := tx.Exec(`UPDATE nodes SET folder = $1, size = $2, mtime = $3, fid = $4, sums = '' WHERE id = $5`,
-		flag(info.IsDir()), size, info.ModTime.UnixNano(), int64(info.ID), n.ID)
+		flag(info.IsDir()), size, nanos(info.ModTime), int64(info.ID), n.ID)
 	return err
 }
 

@@ -21,7 +21,7 @@ func TestOutsideChanges(t *testing.T) {
 			t.Parallel()
 			disk := mem.New(mem.Config{})
 			h := gatewaytest.New(t, gatewaytest.Config{Disks: map[string]mounts.Backend{"disk": kind.wrap(disk)}})
-			poll := gateway.Datasource{Name: "disk", Driver: "test", Options: map[string]string{"disk": "disk", "poll": "1s"}}
+			poll := gateway.Datasource{Name: "disk", Driver: "test", Options: map[string]string{"disk": "disk", "poll": "1s", "cacheAge": "0s"}}
 			if err := h.DB.Update(t.Context(), func(tx *store.Tx) error { _, err := h.Gateway.PutDatasource(tx, poll); return err }); err != nil {
 				t.Fatal(err)
 			}

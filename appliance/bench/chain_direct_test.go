@@ -325,7 +325,7 @@ func (c driverClient) list(dir string) (n int, err error) {
 	return n, nil
 }
 
-func (c driverClient) close() error { return c.Close() }
+func (c driverClient) close() error { return nil } // all share it
 
 // dropboxClient is Dropbox's SDK as it comes.
 type dropboxClient struct {

@@ -8,16 +8,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"cellgate/internal/secret"
 	"cellgate/mounts"
 	"cellgate/mounts/dropbox/dropboxtest"
 	"cellgate/mounts/ftp"
 	"cellgate/mounts/mounttest/netfault"
 	"cellgate/mounts/servertest"
-	"cellgate/internal/secret"
 )
 
 // direct is the name, in the report, of the backend's own client.
@@ -36,6 +37,7 @@ var kinds = []kind{
 // party is the box or the direct client, with its connections.
 type party struct {
 	name    string
+	root    string // before each name: the box shows one folder of the storage, the direct client all of it
 	clients []client
 	dial    func() (client, error)
 }
@@ -60,8 +62,9 @@ type chain struct {
 	box    *server
 	auth   string
 	dial   func() (client, error)
-	lay    func(dir string, n int) error // makes a folder of small files at the backend, past everybody
-	ours   *party                        // the datasource as it comes
+	below  func(folder string) (option, value string) // of config, to show one folder of the storage
+	lay    func(dir string, n int) error              // makes a folder of small files at the backend, past everybody
+	ours   *party                                     // the datasource as it comes
 	direct *party
 	names  atomic.Int64
 }
@@ -83,9 +86,24 @@ func storage(b *testing.B) string {
 	return dir
 }
 
+// path is the rest of what opens a folder of servers with an option of that name.
+func path(root string) func(folder string) (string, string) {
+	return func(folder string) (string, string) { return "path", root + folder }
+}
+
 // layFiles is chain.lay of servers that serve a folder of this machine.
 func layFiles(root string) func(dir string, n int) error {
-	return func(dir string, n int) error { return fill(side{files: root}, dir, n) }
+	return func(dir string, n int) error {
+		if err := fill(side{files: root}, dir, n); err != nil {
+			return err
+		}
+		return filepath.WalkDir(filepath.Join(root, dir), func(path string, _ os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Chmod(path, 0o777) // not every server is root
+		})
+	}
 }
 
 func openSFTP(b *testing.B, c *chain) {
@@ -94,7 +112,7 @@ func openSFTP(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.SFTPConfig(s, key)
 	c.dial = func() (client, error) { return dialSFTP(s.Addr, root, s.User, key.Signer) }
-	c.lay = layFiles(root)
+	c.below, c.lay = path(root+"/"), layFiles(root)
 }
 
 func openWebDAV(b *testing.B, c *chain) {
@@ -102,7 +120,9 @@ func openWebDAV(b *testing.B, c *chain) {
 	s := servertest.Apache(b, opt)
 	c.relay(b, s)
 	c.config = servertest.WebDAVConfig(s, opt)
-	c.dial = func() (client, error) { return newDAV("http://" + s.Addr + "/dav/"), nil }
+	base := "http://" + s.Addr + "/dav/"
+	c.dial = func() (client, error) { return newDAV(base), nil }
+	c.below = func(folder string) (string, string) { return "url", base + folder + "/" }
 	c.lay = layFiles(s.Root)
 }
 
@@ -117,6 +137,7 @@ func openS3(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.S3Config(s, opt)
 	c.dial = func() (client, error) { return newS3(s.Addr, s.User, s.Password) }
+	c.below = func(folder string) (string, string) { return "prefix", folder }
 	c.lay = layFiles(s.Root)
 }
 
@@ -125,7 +146,7 @@ func openSMB(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.SMBConfig(s)
 	c.dial = func() (client, error) { return dialSMB(s.Addr, s.User, s.Password) }
-	c.lay = layFiles(s.Root)
+	c.below, c.lay = path(""), layFiles(s.Root)
 }
 
 // openFTP has the delay on the control connection only: where data connections go, the server says by number, past the link.
@@ -134,12 +155,17 @@ func openFTP(b *testing.B, c *chain) {
 	s := servertest.FTP(b, opt)
 	c.relay(b, s)
 	c.config = servertest.FTPConfig(s, opt)
-	cfg := c.config
+	open := sync.OnceValues(func() (mounts.Backend, error) { return ftp.Driver().Open(b.Context(), c.config) })
+	b.Cleanup(func() {
+		if d, err := open(); err == nil {
+			d.Close()
+		}
+	})
 	c.dial = func() (client, error) {
-		d, err := ftp.Driver().Open(b.Context(), cfg)
+		d, err := open()
 		return driverClient{d}, err
 	}
-	c.lay = layFiles(s.Root)
+	c.below, c.lay = path(""), layFiles(s.Root)
 }
 
 func openDropbox(b *testing.B, c *chain) {
@@ -153,8 +179,11 @@ func openDropbox(b *testing.B, c *chain) {
 		},
 	}
 	c.dial = func() (client, error) { return newDropbox(base, s.AccessToken()), nil }
+	c.below = path("/")
 	c.lay = func(dir string, n int) error {
-		s.Mkdir("/" + dir)
+		if n == 0 {
+			s.Mkdir("/" + dir)
+		}
 		s.Fill("/"+dir, n, func(i int) string { return fmt.Sprintf("file-%06d.txt", i) })
 		return nil
 	}
@@ -191,7 +220,7 @@ func openChain(b *testing.B, k kind) *chain {
 		b.Fatal(err)
 	}
 	c.ours = &party{name: ours, dial: func() (client, error) { return c.door(plain) }}
-	c.direct = &party{name: direct, dial: c.dial}
+	c.direct = &party{name: direct, root: plain + "/", dial: c.dial}
 	b.Cleanup(func() {
 		for _, p := range []*party{c.ours, c.direct} {
 			for _, cl := range p.clients {
@@ -225,6 +254,11 @@ func (c *chain) start(dir string) (*server, error) {
 		if more[0] != "" {
 			options[more[0]] = more[1]
 		}
+		if err := c.lay(slug, 0); err != nil {
+			return nil, err
+		}
+		option, value := c.below(slug)
+		options[option] = value
 		sources = append(sources, map[string]any{"name": slug, "driver": c.kind.name, "options": options, "credentials": secrets})
 		spaces = append(spaces, map[string]any{"slug": slug, "roots": []string{slug + ":/"}, "grants": []any{map[string]any{"to": "user:bench", "rights": []string{"read", "write"}}}})
 	}

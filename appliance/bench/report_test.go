@@ -156,6 +156,9 @@ func (r *report) print(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "measure\tunit\tcellgate\tsynced\tnginx\tapache\tgofloor\t/nginx\t/apache\t/gofloor\t")
 	for _, l := range r.Lines {
+		if l.chained() {
+			continue
+		}
 		fmt.Fprintf(tw, "%s\t%s\t", l.Measure, l.Metric)
 		for _, server := range []string{ours, synced, nginx, apache, bare} {
 			fmt.Fprintf(tw, "%s\t", cell(l.Values, server))
@@ -166,6 +169,7 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintln(tw)
 	}
 	tw.Flush()
+	r.printChains(w)
 	fmt.Fprintln(w, "\ngoals of PERFORMANCE")
 	for _, l := range r.Lines {
 		for _, g := range slices.Sorted(maps.Keys(l.Goals)) {

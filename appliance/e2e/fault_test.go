@@ -78,7 +78,7 @@ type figures struct {
 	first  string // of what failed
 }
 
-func (f *figures) add(took time.Duration, r reply, err error) {
+func (f *figures) add(what string, took time.Duration, r reply, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.took = append(f.took, took)
@@ -86,7 +86,7 @@ func (f *figures) add(took time.Duration, r reply, err error) {
 		return
 	}
 	if f.failed++; f.first == "" {
-		f.first = fmt.Sprintf("%d %.200s %v", r.status, r.body, err)
+		f.first = fmt.Sprintf("%s: %d %.200s %v after %v", what, r.status, r.body, err, took)
 	}
 }
 
@@ -113,7 +113,7 @@ func (s *seven) load(d time.Duration, clients int, victim string) (others, stall
 				}
 				began := time.Now()
 				r, err := c.try(context.Background(), verb, path, strings.NewReader(body), "Depth: 0")
-				f.add(time.Since(began), r, err)
+				f.add(verb+" "+path, time.Since(began), r, err)
 				time.Sleep(200 * time.Millisecond)
 			}
 		}

@@ -26,6 +26,7 @@ var (
 	errNoCondition = errors.New("this server does not keep conditions")
 	errForeign     = errors.New("the server names entries of another address: put the address that it uses itself into the option url")
 	errLeft        = errors.New("the server took the former file away and did not bring the new one, which lies under its temporary name")
+	errLost        = errors.New("the connection was lost before an answer came")
 	errPartial     = errors.New("the server did a part of it only")
 )
 

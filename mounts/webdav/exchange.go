@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -84,8 +85,13 @@ func (b *Backend) do(ctx context.Context, q request) (*response, error) {
 		return nil, b.trouble(ctx, nil, err)
 	}
 	signed := false
-	for hops := 0; ; {
+	for hops, lost := 0, 0; ; {
 		resp, used, err := b.once(ctx, q, pool)
+		// A connection that the server closed while nobody used it costs nothing but another one. The transport sees most of them.
+		if errors.Is(err, errLost) && q.again && (q.body == nil || q.body.rewind()) && lost <= b.cfg.connections {
+			lost++
+			continue
+		}
 		if err != nil {
 			pool.free()
 			return nil, err
@@ -186,13 +192,18 @@ func (b *Backend) once(ctx context.Context, q request, pool slots) (resp *respon
 		}
 	}
 	used = req.Header.Get("Authorization")
+	reused := false
+	traced := httptrace.WithClientTrace(own, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
 	w.resume()
-	raw, err := b.transport.RoundTrip(req.WithContext(own))
+	raw, err := b.transport.RoundTrip(req.WithContext(traced))
 	w.pause()
 	if err != nil {
 		cause := context.Cause(own)
 		end()
-		return nil, used, b.trouble(ctx, cause, err)
+		if err = b.trouble(ctx, cause, err); reused && cause == nil && fault.KindOf(err) == fault.Unavailable {
+			err = fault.New("mounts/webdav.request", "", fault.Unavailable, errors.Join(errLost, err))
+		}
+		return nil, used, err
 	}
 	if b.log.Enabled(ctx, slog.LevelDebug) {
 		b.log.DebugContext(ctx, "asked webdav server", "mount", b.name, "method", q.method, "status", raw.StatusCode)
@@ -347,7 +358,16 @@ func (b *Backend) remove(ctx context.Context, path string, shallow bool) error {
 	if shallow {
 		header = http.Header{"Depth": {"0"}}
 	}
-	return b.tree(ctx, !shallow, header, func(c *gowebdav.Client) error { return c.RemoveAll(path) })
+	call := func() error {
+		return b.tree(ctx, !shallow, header, func(c *gowebdav.Client) error { return c.RemoveAll(path) })
+	}
+	err := call()
+	if errors.Is(err, errLost) { // it may be done or not
+		if err = call(); statusOf(err) == http.StatusNotFound {
+			return nil
+		}
+	}
+	return err
 }
 
 func (b *Backend) move(ctx context.Context, from, to string, over bool) error {

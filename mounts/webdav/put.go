@@ -3,6 +3,7 @@ package webdav
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -87,7 +88,15 @@ func (u *upload) direct(ctx context.Context) error {
 	case u.exclusive:
 		header.Set("If-None-Match", "*")
 	}
-	err := u.send(ctx, u.name, header, len(header) == 0, func() {})
+	unlock := func() {}
+	err := u.send(ctx, u.name, header, len(header) == 0, func() {
+		if !u.b.kind.replaces {
+			if free, err := u.b.names.lock(ctx, u.name); err == nil { // else ctx has ended, which the request will find out
+				unlock = free
+			}
+		}
+	})
+	unlock()
 	switch code := statusOf(err); {
 	case err == nil:
 		return nil
@@ -244,7 +253,7 @@ func (b *Backend) publish(ctx context.Context, op, temp, name string, t target, 
 			b.discard(ctx, temp)
 		}
 	}()
-	if exclusive { // rivals of this process wait here: some servers look before they move
+	if exclusive || !b.kind.replaces { // rivals and readers of this process wait here: some servers look before they move or open
 		unlock, err := b.names.lock(ctx, name)
 		if err != nil {
 			return wrap(op, name, err)
@@ -263,6 +272,13 @@ func (b *Backend) publish(ctx context.Context, op, temp, name string, t target, 
 			return wrap(op, name, t.err)
 		}
 		err := b.move(ctx, b.path(temp), b.path(name), t.err == nil)
+		if errors.Is(err, errLost) { // it may be done or not, which the temporary name tells
+			if _, serr := b.stat(ctx, temp); serr == nil {
+				err = b.move(ctx, b.path(temp), b.path(name), t.err == nil)
+			} else if fault.KindOf(serr) == fault.NotExist {
+				return nil
+			}
+		}
 		switch code := statusOf(err); {
 		case err == nil:
 			return nil

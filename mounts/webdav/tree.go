@@ -162,6 +162,11 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 	case taken && b.replace() == mounts.Refused:
 		return fail(op, to, fault.Exist, nil)
 	case taken:
+		unlock, err := b.names.lock(ctx, to)
+		if err != nil {
+			return wrap(op, to, err)
+		}
+		defer unlock()
 		return wrap(op, from, b.move(ctx, src, dst, true))
 	case first != nil && statusOf(first) != http.StatusPreconditionFailed:
 		return wrap(op, from, first)

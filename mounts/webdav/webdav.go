@@ -34,6 +34,10 @@
 //
 // # Windows that remain
 //
+// mod_dav_fs looks how long a file is before it opens it: a reader that asks while the file is replaced may get the new content cut to the
+// former length. Readers and writers of this process therefore wait for each other (see names), for as long as a file is being opened or
+// published; others may still fall into it.
+//
 // DELETE takes whole trees, so Remove looks whether a folder is empty and then deletes it: what somebody else puts there in between goes too.
 // Exclusive Puts are serialised here and end in MOVE with Overwrite: F, which some servers (mod_dav) check before they rename: two gateways
 // on one server may both win there.
@@ -196,40 +200,6 @@ func (b *Backend) path(name string) string {
 // folder is path with a slash at its end.
 func (b *Backend) folder(name string) string { return strings.TrimSuffix(b.path(name), "/") + "/" }
 
-// names are locks on single names, held while an exclusive Put publishes.
-type names struct {
-	mu   sync.Mutex
-	held map[string]chan struct{} // closed when given back; guarded by mu
-}
-
-// lock takes name, or returns the error of ctx.
-func (n *names) lock(ctx context.Context, name string) (unlock func(), err error) {
-	for {
-		n.mu.Lock()
-		busy := n.held[name]
-		if busy == nil {
-			mine := make(chan struct{})
-			if n.held == nil {
-				n.held = map[string]chan struct{}{}
-			}
-			n.held[name] = mine
-			n.mu.Unlock()
-			return func() {
-				n.mu.Lock()
-				delete(n.held, name)
-				n.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		n.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
 // slots bound how many connections are used at a time.
 type slots chan struct{}
 
@@ -253,30 +223,3 @@ func (s slots) take(ctx context.Context, patience time.Duration) error {
 }
 
 func (s slots) free() { <-s }
-
-// hints remember which names are folders that the server wants a slash after, which spares the redirect. They may be wrong.
-type hints struct {
-	mu    sync.Mutex
-	names map[string]bool // guarded by mu
-}
-
-const maxHints = 4096
-
-func (h *hints) has(name string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.names[name]
-}
-
-func (h *hints) set(name string, is bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case !is:
-		delete(h.names, name)
-	case h.names == nil || len(h.names) >= maxHints:
-		h.names = map[string]bool{name: true}
-	default:
-		h.names[name] = true
-	}
-}
