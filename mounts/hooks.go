@@ -96,47 +96,39 @@ func (a *around) Close() error {
 func (a *around) Provide(target any) (known, found bool) {
 	switch t := target.(type) {
 	case *RandomAccess:
-		return provide(a, t, func(n RandomAccess) RandomAccess { return aroundFiles{a, n} })
+		return Offer(a.next, t, func(n RandomAccess) RandomAccess { return aroundFiles{a, n} })
 	case *Copier:
-		return provide(a, t, func(n Copier) Copier { return aroundCopier{a, n} })
+		return Offer(a.next, t, func(n Copier) Copier { return aroundCopier{a, n} })
 	case *Linker:
-		return provide(a, t, func(n Linker) Linker { return aroundLinker{a, n} })
+		return Offer(a.next, t, func(n Linker) Linker { return aroundLinker{a, n} })
 	case *TimeSetter:
-		return provide(a, t, func(n TimeSetter) TimeSetter { return aroundTimes{a, n} })
+		return Offer(a.next, t, func(n TimeSetter) TimeSetter { return aroundTimes{a, n} })
 	case *ModeSetter:
-		return provide(a, t, func(n ModeSetter) ModeSetter { return aroundModes{a, n} })
+		return Offer(a.next, t, func(n ModeSetter) ModeSetter { return aroundModes{a, n} })
 	case *Truncater:
-		return provide(a, t, func(n Truncater) Truncater { return aroundTruncater{a, n} })
+		return Offer(a.next, t, func(n Truncater) Truncater { return aroundTruncater{a, n} })
 	case *Symlinker:
-		return provide(a, t, func(n Symlinker) Symlinker { return aroundSymlinker{a, n} })
+		return Offer(a.next, t, func(n Symlinker) Symlinker { return aroundSymlinker{a, n} })
 	case *Xattrer:
-		return provide(a, t, func(n Xattrer) Xattrer { return aroundXattrs{a, n} })
+		return Offer(a.next, t, func(n Xattrer) Xattrer { return aroundXattrs{a, n} })
 	case *Watcher:
-		return provide(a, t, func(n Watcher) Watcher { return aroundWatcher{a, n} })
+		return Offer(a.next, t, func(n Watcher) Watcher { return aroundWatcher{a, n} })
 	case *Spacer:
-		return provide(a, t, func(n Spacer) Spacer { return aroundSpacer{a, n} })
+		return Offer(a.next, t, func(n Spacer) Spacer { return aroundSpacer{a, n} })
 	case *Hasher:
-		return provide(a, t, func(n Hasher) Hasher { return aroundHasher{a, n} })
+		return Offer(a.next, t, func(n Hasher) Hasher { return aroundHasher{a, n} })
 	case *Conditional:
-		return provide(a, t, func(n Conditional) Conditional { return aroundConditional{a, n} })
+		return Offer(a.next, t, func(n Conditional) Conditional { return aroundConditional{a, n} })
 	case *PartPutter:
-		return provide(a, t, func(n PartPutter) PartPutter { return aroundParts{a, n} })
+		return Offer(a.next, t, func(n PartPutter) PartPutter { return aroundParts{a, n} })
 	case *Purger:
-		return provide(a, t, func(n Purger) Purger { return aroundPurger{a, n} })
+		return Offer(a.next, t, func(n Purger) Purger { return aroundPurger{a, n} })
 	case *Resumer:
-		return provide(a, t, func(n Resumer) Resumer { return aroundResumer{a, n} })
+		return Offer(a.next, t, func(n Resumer) Resumer { return aroundResumer{a, n} })
 	case *Partitioned:
-		return provide(a, t, func(n Partitioned) Partitioned { return n }) // as Features: no I/O, so nothing to stand round
+		return Offer(a.next, t, func(n Partitioned) Partitioned { return n }) // as Features: no I/O, so nothing to stand round
 	}
 	return false, false
-}
-
-func provide[T any](a *around, target *T, hook func(T) T) (known, found bool) {
-	n, ok := As[T](a.next)
-	if ok {
-		*target = hook(n)
-	}
-	return true, ok
 }
 
 type aroundFiles struct {

@@ -135,6 +135,15 @@ type Provider interface {
 	Provide(target any) (known, found bool)
 }
 
+// Offer is what Provide answers for a capability of which a wrapper has a form: that of what next has.
+func Offer[T any](next Backend, target *T, form func(T) T) (known, found bool) {
+	n, ok := As[T](next)
+	if ok {
+		*target = form(n)
+	}
+	return true, ok
+}
+
 // As returns b, or the first backend below it that is reached through transparent wrappers, as T; wrappers that are Providers give their own
 // form of it. Wrappers that transform or remember have no Unwrap, so what lies below them is out of reach.
 func As[T any](b Backend) (T, bool) {

@@ -315,6 +315,10 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 
 // Rename implements mounts.Backend.
 func (b *Backend) Rename(ctx context.Context, from, to string) error {
+	return b.rename(ctx, "Rename", from, to, b.next.Rename)
+}
+
+func (b *Backend) rename(ctx context.Context, op, from, to string, do func(ctx context.Context, from, to string) error) error {
 	done := func() {
 		if from != to {
 			b.m.moveOpen(from, to)
@@ -323,7 +327,7 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 			}
 		}
 	}
-	return b.change(ctx, "Rename", func() error { return b.next.Rename(ctx, from, to) }, done, from, to)
+	return b.change(ctx, op, func() error { return do(ctx, from, to) }, done, from, to)
 }
 
 // Features are those of the backend below.

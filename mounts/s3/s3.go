@@ -65,6 +65,7 @@ var (
 	_ mounts.Conditional = (*Backend)(nil)
 	_ mounts.PartPutter  = (*Backend)(nil)
 	_ mounts.Purger      = (*Backend)(nil)
+	_ mounts.Resumer     = (*Backend)(nil)
 )
 
 // Driver returns the driver "s3".

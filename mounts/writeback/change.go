@@ -344,16 +344,20 @@ func (b *Backend) remove(ctx context.Context, op, name string, do func(ctx conte
 
 // Rename implements mounts.Backend.
 func (b *Backend) Rename(ctx context.Context, from, to string) error {
-	if err := b.begin(ctx, "Rename", from, to); err != nil {
+	return b.rename(ctx, "Rename", from, to, b.next.Rename)
+}
+
+func (b *Backend) rename(ctx context.Context, op, from, to string, do func(ctx context.Context, from, to string) error) error {
+	if err := b.begin(ctx, op, from, to); err != nil {
 		return err
 	}
 	if from == "." || to == "." {
-		return b.next.Rename(ctx, from, to)
+		return do(ctx, from, to)
 	}
-	f, err := b.quiet(ctx, "Rename", from, to)
+	f, err := b.quiet(ctx, op, from, to)
 	if err != nil {
 		return err
 	}
 	defer b.lift(f)
-	return b.next.Rename(ctx, from, to)
+	return do(ctx, from, to)
 }

@@ -18,45 +18,39 @@ import (
 func (b *Backend) Provide(target any) (known, found bool) {
 	switch t := target.(type) {
 	case *mounts.RandomAccess:
-		return provide(b, t, func(n mounts.RandomAccess) mounts.RandomAccess { return files{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.RandomAccess) mounts.RandomAccess { return files{b, n} })
 	case *mounts.Copier:
-		return provide(b, t, func(n mounts.Copier) mounts.Copier { return copier{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Copier) mounts.Copier { return copier{b, n} })
 	case *mounts.Linker:
-		return provide(b, t, func(n mounts.Linker) mounts.Linker { return linker{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Linker) mounts.Linker { return linker{b, n} })
 	case *mounts.TimeSetter:
-		return provide(b, t, func(n mounts.TimeSetter) mounts.TimeSetter { return times{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.TimeSetter) mounts.TimeSetter { return times{b, n} })
 	case *mounts.ModeSetter:
-		return provide(b, t, func(n mounts.ModeSetter) mounts.ModeSetter { return modes{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.ModeSetter) mounts.ModeSetter { return modes{b, n} })
 	case *mounts.Truncater:
-		return provide(b, t, func(n mounts.Truncater) mounts.Truncater { return truncater{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Truncater) mounts.Truncater { return truncater{b, n} })
 	case *mounts.Symlinker:
-		return provide(b, t, func(n mounts.Symlinker) mounts.Symlinker { return symlinker{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Symlinker) mounts.Symlinker { return symlinker{b, n} })
 	case *mounts.Xattrer:
-		return provide(b, t, func(n mounts.Xattrer) mounts.Xattrer { return xattrs{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Xattrer) mounts.Xattrer { return xattrs{b, n} })
 	case *mounts.Watcher:
-		return provide(b, t, func(n mounts.Watcher) mounts.Watcher { return watcher{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Watcher) mounts.Watcher { return watcher{b, n} })
 	case *mounts.Spacer:
-		return provide(b, t, func(n mounts.Spacer) mounts.Spacer { return spacer{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Spacer) mounts.Spacer { return spacer{b, n} })
 	case *mounts.Hasher:
-		return provide(b, t, func(n mounts.Hasher) mounts.Hasher { return hasher{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Hasher) mounts.Hasher { return hasher{b, n} })
 	case *mounts.Conditional:
-		return provide(b, t, func(n mounts.Conditional) mounts.Conditional { return conditional{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Conditional) mounts.Conditional { return conditional{b, n} })
 	case *mounts.PartPutter:
-		return provide(b, t, func(n mounts.PartPutter) mounts.PartPutter { return parts{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.PartPutter) mounts.PartPutter { return parts{b, n} })
 	case *mounts.Purger:
-		return provide(b, t, func(n mounts.Purger) mounts.Purger { return purger{b, n} })
+		return mounts.Offer(b.next, t, func(n mounts.Purger) mounts.Purger { return purger{b, n} })
+	case *mounts.Resumer:
+		return mounts.Offer(b.next, t, func(n mounts.Resumer) mounts.Resumer { return resumer{b, n} })
 	case *mounts.Partitioned:
-		return provide(b, t, func(n mounts.Partitioned) mounts.Partitioned { return n }) // has nothing to do with files
+		return mounts.Offer(b.next, t, func(n mounts.Partitioned) mounts.Partitioned { return n }) // has nothing to do with files
 	}
 	return false, false
-}
-
-func provide[T any](b *Backend, target *T, own func(T) T) (known, found bool) {
-	n, ok := mounts.As[T](b.next)
-	if ok {
-		*target = own(n)
-	}
-	return true, ok
 }
 
 // ready is begin, and then waits until nothing is pending at the names.
@@ -300,6 +294,15 @@ func (w parts) forget(id string) {
 	w.b.mu.Lock()
 	delete(w.b.parts, id)
 	w.b.mu.Unlock()
+}
+
+type resumer struct {
+	b    *Backend
+	next mounts.Resumer
+}
+
+func (w resumer) ResumeRename(ctx context.Context, from, to string) error {
+	return w.b.rename(ctx, "ResumeRename", from, to, w.next.ResumeRename)
 }
 
 type purger struct {
