@@ -60,14 +60,15 @@ func (b *Backend) get(ctx context.Context, name string, off, n int64) (*reader, 
 	case off > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", off))
 	}
+	unlock := func() {}
 	if !b.kind.replaces {
-		unlock, err := b.names.rlock(ctx, name)
-		if err != nil {
+		var err error
+		if unlock, err = b.names.rlock(ctx, name); err != nil {
 			return nil, err
 		}
-		defer unlock()
 	}
 	resp, err := b.do(ctx, request{method: http.MethodGet, path: b.path(name), header: header, again: true, stream: true})
+	unlock() // the server has it open
 	if err != nil {
 		return nil, err
 	}

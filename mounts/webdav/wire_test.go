@@ -55,6 +55,7 @@ func (c *tally) take() string {
 func TestRequests(t *testing.T) {
 	for name, begin := range map[string]start{"Apache": servertest.Apache, "nginx": servertest.Nginx, "rclone": servertest.RcloneWebDAV} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := begin(t, servertest.WebDAVOptions{})
 			proxy := &tally{next: &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 				r.SetURL(&url.URL{Scheme: "http", Host: s.Addr})
