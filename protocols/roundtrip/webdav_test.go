@@ -48,30 +48,24 @@ func TestWebDAV(t *testing.T) {
 	}
 }
 
-// mask makes the handler say that it is this gateway, or not.
+// mask keeps the handler from saying that it is this gateway, unless marked.
 func mask(h http.Handler, marked bool) http.Handler {
+	if marked {
+		return h
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(&masked{ResponseWriter: w, marked: marked}, r)
+		h.ServeHTTP(masked{w}, r)
 	})
 }
 
 // masked changes the DAV header when the headers go out.
-type masked struct {
-	http.ResponseWriter
-	marked bool
-}
+type masked struct{ http.ResponseWriter }
 
-func (m *masked) Unwrap() http.ResponseWriter { return m.ResponseWriter }
+func (m masked) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
-func (m *masked) WriteHeader(status int) {
+func (m masked) WriteHeader(status int) {
 	h := m.Header()
-	if dav := h.Get("Dav"); dav != "" {
-		dav = strings.ReplaceAll(dav, ", "+mark, "")
-		if m.marked {
-			dav += ", " + mark
-		}
-		h.Set("Dav", dav)
-	}
+	h.Set("Dav", strings.ReplaceAll(h.Get("Dav"), ", "+mark, ""))
 	m.ResponseWriter.WriteHeader(status)
 }
 

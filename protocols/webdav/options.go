@@ -38,7 +38,7 @@ func (q *request) options() error {
 func davHeaders(hd http.Header, allow string) {
 	// RFC 4918 §18. The last, by §10.1 a URL of our own, tells another cellgate that it may rely on what we do with conditions and replaces.
 	hd.Set("Dav", "1, 2, 3, sabredav-partialupdate, <urn:cellgate:dav:1>")
-	hd.Set("Ms-Author-Via", "DAV")                   // else Office and Windows try FrontPage first
+	hd.Set("Ms-Author-Via", "DAV") // else Office and Windows try FrontPage first
 	hd.Set("Allow", allow)
 	hd.Set("Accept-Patch", patchType)
 	hd.Set("Accept-Ranges", "bytes")
