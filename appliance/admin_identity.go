@@ -218,7 +218,7 @@ func (b *box) deleteUser(ctx context.Context, login string) error {
 	if err != nil {
 		return b.named("user", login, err)
 	}
-	return b.named("user", login, b.db.Update(ctx, func(tx *store.Tx) error {
+	return b.named("user", login, b.change(ctx, func(tx *store.Tx) error {
 		if err := b.identity.RemoveUser(tx, login); err != nil {
 			return err
 		}

@@ -94,9 +94,12 @@ func (e *apiError) Error() string { return e.Text }
 
 // plain returns an error in words for people: without the names of our functions, which the log has.
 func plain(err error) string {
-	var f *fault.Error
-	if !errors.As(err, &f) {
-		return err.Error()
+	f, ok := err.(*fault.Error)
+	if !ok {
+		if !errors.As(err, &f) {
+			return err.Error()
+		}
+		return strings.ReplaceAll(strings.Replace(err.Error(), f.Error(), plain(f), 1), "\n", "; ") // the words round it count, too
 	}
 	text := f.Kind.String()
 	if f.Err != nil {

@@ -156,6 +156,14 @@ func (g *Gateway) PutDatasource(tx *store.Tx, d Datasource) (changed bool, err e
 	if len(old) == 1 && sameDatasource(old[0], d) {
 		return false, nil
 	}
+	if n, err := g.waiting(d.Name); err != nil {
+		return false, err
+	} else if t, terr := d.tuning(); n > 0 && terr == nil && (!t.writeBack || d.ReadOnly) {
+		return false, fault.New(op, d.Name, fault.Invalid, g.errWaiting(n, d.Name, "writeBack has to stay on until they are"))
+	}
+	if len(old) == 1 && old[0].Guest && d.Owner == 0 && maps.Equal(old[0].Options, d.Options) {
+		d.Guest = true // the address is still that user's choice
+	}
 	options, err := json.Marshal(d.Options)
 	if err != nil {
 		return false, fault.New(op, d.Name, fault.Internal, err)
@@ -199,6 +207,11 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 			}
 		}
 	}
+	if n, err := g.waiting(name); err != nil {
+		return err
+	} else if n > 0 {
+		return fault.New(op, name, fault.Exist, g.errWaiting(n, name, "it has to stay until they are"))
+	}
 	res, err := tx.Exec(`DELETE FROM datasources WHERE name = $1`, name)
 	if err != nil {
 		return fault.Wrap(op, name, err)
@@ -219,6 +232,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 			return fault.Wrap(op, name, err)
 		}
 	}
+	tx.OnCommit(func() { g.journal.drop(name) })
 	return g.Forget(tx, name)
 }
 
@@ -279,8 +293,9 @@ func (g *Gateway) DeleteWorkspace(tx *store.Tx, slug string) error {
 	return g.quota.Drop(tx, "workspace:"+slug)
 }
 
-// ForgetUser drops within tx what the core holds for a user who is being deleted: locks, and the quota of what the user wrote. The files stay,
-// nobody's. A namesake made later inherits nothing.
+// ForgetUser drops within tx what the core holds for a user who is being deleted: locks, credentials, the datasources that the user completed
+// from templates with their workspaces, and the quota of what the user wrote. The files stay, nobody's. A namesake made later inherits
+// nothing. Reload makes it so.
 func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	const op = "gateway.ForgetUser"
 	if err := g.ForgetLocks(tx, id); err != nil {
@@ -294,10 +309,34 @@ func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 			ds.tenants.forget(id)
 		}
 	})
+	if err := g.forgetOwn(tx, id); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(`UPDATE nodes SET owner = '' WHERE owner = $1`, login); err != nil {
 		return fault.Wrap(op, login, err)
 	}
 	return g.quota.Drop(tx, userScope(login))
+}
+
+// forgetOwn detaches within tx what a user has completed: nobody else may go on with that user's own keys. What an admin has put into another
+// workspace stays.
+func (g *Gateway) forgetOwn(tx *store.Tx, id int64) error {
+	all, err := g.loadDatasources(tx, "")
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		if d.Owner != id || id == 0 {
+			continue
+		}
+		if err := g.DeleteWorkspace(tx, d.Name); err != nil && fault.KindOf(err) != fault.NotExist {
+			return err
+		}
+		if err := g.DeleteDatasource(tx, d.Name); err != nil && fault.KindOf(err) != fault.Exist {
+			return err
+		}
+	}
+	return nil
 }
 
 // ForgetLocks drops within tx the locks of a user, who is being disabled or deleted: they would bind everybody else until they run out.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +31,8 @@ func (g *Gateway) newName(m *mounted, name, folder string) string {
 
 func (g *Gateway) newNameAs(m *mounted, name, folder, prefix string) string {
 	dir := mounts.AreaOf(m.Backend, name) + "/" + folder
-	if dir != mounts.Area+"/"+folder {
-		// Another file system within the datasource. Who uses the name is told when this did not work.
+	if dir != mounts.Area+"/"+folder || m.private {
+		// Another file system within the datasource, or one that nobody has prepared. Who uses the name is told when this did not work.
 		_ = mounts.MkdirAll(g.life, m.Backend, dir)
 	}
 	made := dir + "/" + prefix + strconv.FormatInt(store.NewID(), 36)
@@ -81,7 +82,7 @@ func (g *Gateway) purge(m *mounted, old policy.Place, folder bool) {
 
 func (g *Gateway) purgeNow(ctx context.Context, m *mounted, name string) error {
 	err := mounts.Purge(ctx, m.Backend, name)
-	if err != nil {
+	if err != nil && fault.KindOf(err) != fault.NotExist {
 		g.trash.add(m, name)
 		return err
 	}
@@ -123,7 +124,21 @@ func (t *trash) retry(g *Gateway) {
 	g.background("purge what is left", func(ctx context.Context) error {
 		var errs []error
 		for _, l := range left {
-			errs = append(errs, g.purgeNow(ctx, l.m, l.name))
+			m := l.m
+			if m.life.Err() != nil { // closed meanwhile
+				ds := g.table.Load().datasources[m.name]
+				if ds == nil || m.private {
+					g.live.drop(m, l.name)
+					continue
+				}
+				now, err := ds.open()
+				if err != nil {
+					t.add(m, l.name)
+					continue
+				}
+				m = now
+			}
+			errs = append(errs, g.purgeNow(ctx, m, l.name))
 		}
 		return errors.Join(errs...)
 	})
@@ -178,31 +193,69 @@ func (ds *datasource) sweepAreas(ctx context.Context, m *mounted, kept map[strin
 			return err
 		}
 	}
+	left, err := ds.left(ctx, m)
+	ds.sweep(ctx, m, left, kept)
+	return err
+}
+
+// left lists what lies in the areas of a datasource under names that are not live.
+func (ds *datasource) left(ctx context.Context, m *mounted) (left []string, err error) {
 	for _, area := range m.areas() {
 		for _, dir := range []string{area + "/" + staging, area + "/" + discarded} {
-			var stale []string
-			for info, err := range m.List(ctx, dir) {
-				if err != nil && (passing(err) || area == mounts.Area) {
-					return err
+			for info, err := range m.List(fresh(ctx), dir) {
+				if err != nil && fault.KindOf(err) != fault.NotExist && (passing(err) || area == mounts.Area) {
+					return left, err
 				}
 				if err != nil {
 					break // of another file system, where nothing was staged yet
 				}
-				if name := join(dir, info.Name); !kept[name] && !ds.g.live.has(m, name) {
-					stale = append(stale, name)
-				}
-			}
-			for _, name := range stale {
-				remove := mounts.Purge
-				if strings.Contains(name, "/"+carried) {
-					remove = removeListed
-				}
-				if err := remove(ctx, m.Backend, name); err != nil {
-					ds.g.log.Warn("cannot delete what an interrupted operation left behind", "datasource", ds.cfg.Name, "name", name, "err", err)
+				if name := join(dir, info.Name); !ds.g.live.has(m, name) {
+					left = append(left, name)
 				}
 			}
 		}
 	}
+	return left, nil
+}
+
+// sweep deletes what is left and not kept.
+func (ds *datasource) sweep(ctx context.Context, m *mounted, left []string, kept map[string]bool) {
+	for _, name := range left {
+		remove := mounts.Purge
+		if strings.Contains(name, "/"+carried) {
+			remove = removeListed
+		}
+		if kept[name] {
+			continue
+		}
+		if err := remove(ctx, m.Backend, name); err != nil && fault.KindOf(err) != fault.NotExist {
+			ds.g.log.Warn("cannot delete what an interrupted operation left behind", "datasource", ds.cfg.Name, "name", name, "err", err)
+		}
+	}
+}
+
+// clean sweeps the areas when the backend has failed since the last time. Drivers stage under names that only they know: what was there
+// before a moment at which nothing is under way is nobody's any more, but for what is tried (package probe) and what the journal keeps. That
+// is asked last: a name gets into it before it ceases to be live. Backends that users open themselves are not counted, so with some there is
+// no such moment.
+func (ds *datasource) clean(ctx context.Context, m *mounted) error {
+	if m.chain.breaker == nil || ds.cfg.ReadOnly || ds.cfg.Mode != Shared {
+		return nil
+	}
+	failures := m.chain.breaker.Stats().Failures
+	if failures == m.cleaned {
+		return nil
+	}
+	left, err := ds.left(ctx, m)
+	if err != nil {
+		return err
+	}
+	left = slices.DeleteFunc(left, func(name string) bool { return strings.Contains(name, "/"+staging+"/probe-") })
+	if now := m.chain.breaker.Stats(); now.Calls+now.Streams > 0 {
+		return nil // the next time
+	}
+	ds.sweep(ctx, m, left, ds.g.journal.names(ds.cfg.Name))
+	m.cleaned = failures
 	return nil
 }
 

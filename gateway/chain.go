@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ import (
 // and one on this machine only limits: it costs a hundredth of what the chain does.
 type chain struct {
 	top     mounts.Backend
+	direct  mounts.Backend     // below what remembers and what waits to be written
 	breaker *breaker.Backend   // nil without
 	cache   *cache.Backend     // likewise
 	pending *writeback.Backend // likewise
@@ -41,10 +43,11 @@ type chain struct {
 const defaultAge = 5 * time.Second
 
 // chain puts the wrappers of a datasource round a backend that the driver opened.
-func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, err error) {
+func (ds *datasource) chain(ctx context.Context, b mounts.Backend, t tuning, user int64) (c chain, err error) {
 	log := ds.g.log.With("datasource", ds.cfg.Name)
 	var above atomic.Pointer[cache.Backend] // what has to hear of files that were written later
 	c.top = mounts.Contain(b, log)
+	c.direct = c.top
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.top.Close())
@@ -56,17 +59,21 @@ func (ds *datasource) chain(b mounts.Backend, t tuning, user int64) (c chain, er
 	if b.Features().Remote {
 		c.top = retry.New(c.top, retry.Config{Logger: log})
 		c.breaker = breaker.New(c.top, breaker.Config{Calls: t.maxCalls, Deadline: t.deadline, Progress: t.progress, Clock: ds.g.clock, Logger: log})
-		c.top = c.breaker
+		c.top = mounts.Around(c.breaker, ds.signedIn())
 	}
 	if t.maxRead > 0 || t.maxWrite > 0 {
 		c.top = throttle.New(c.top, throttle.Config{Read: t.maxRead, Write: t.maxWrite})
 	}
+	c.direct = c.top
 	if t.writeBack && user == 0 && !ds.cfg.ReadOnly {
 		if ds.g.spool == "" {
 			return c, fault.New("gateway.dial", ds.cfg.Name, fault.Invalid, errors.New("writeBack needs a folder for what waits, and this box has none"))
 		}
+		if err := ds.owns(ctx, c.direct); err != nil {
+			return c, err
+		}
 		c.pending, err = writeback.New(c.top, writeback.Config{
-			Dir: filepath.Join(ds.g.spool, "writeback", ds.cfg.Name), Size: t.writeSize, Clock: ds.g.clock, Logger: log,
+			Dir: ds.g.waitingRoom(ds.cfg.Name), Size: t.writeSize, Clock: ds.g.clock, Logger: log,
 			OnChange: func(name string) {
 				if above := above.Load(); above != nil {
 					above.Invalidate(name)
@@ -136,7 +143,7 @@ const probeWait = 30 * time.Second
 func (ds *datasource) probe(ctx context.Context, m *mounted) (probe.Report, error) {
 	ctx, cancel := context.WithTimeout(fresh(ctx), probeWait)
 	defer cancel()
-	below := m.Backend
+	below := m.chain.direct
 	if m.chain.breaker != nil {
 		below = m.chain.breaker // neither the cache nor what waits to be written shall answer
 	}
@@ -180,8 +187,40 @@ func (ds *datasource) examine(ctx context.Context, m *mounted) error {
 		}
 	}
 	ds.report.Store(&r)
-	// Only what makes the core more careful: the driver knows better what it can do today.
-	m.features.CaseSensitive = m.features.CaseSensitive && r.Features.CaseSensitive
-	m.features.ConditionalWrite = min(m.features.ConditionalWrite, r.Features.ConditionalWrite)
+	ds.mistrust(m)
 	return nil
+}
+
+// mistrust takes from what the driver claims what was found not to hold. Only what makes the core more careful: the driver knows better what
+// it can do today.
+func (ds *datasource) mistrust(m *mounted) {
+	if r := ds.report.Load(); r != nil {
+		m.features.CaseSensitive = m.features.CaseSensitive && r.Features.CaseSensitive
+		m.features.ConditionalWrite = min(m.features.ConditionalWrite, r.Features.ConditionalWrite)
+	}
+	if m.private && ds.blind.Load() { // what one user's server says unfolds nobody's rights
+		m.features.CaseSensitive = false
+	}
+}
+
+// signedIn makes the refusal of credentials one of rights: nobody gains by signing in here again.
+func (ds *datasource) signedIn() mounts.Hooks {
+	told := func(err error) error {
+		if err != nil && fault.KindOf(err) == fault.Unauthenticated {
+			return fault.New("gateway.call", ds.cfg.Name, fault.Denied, fmt.Errorf("the backend does not accept the datasource's credentials any more: %w", err))
+		}
+		return err
+	}
+	return mounts.Hooks{
+		Call: func(_ context.Context, _, _ string, do func() error) error { return told(do()) },
+		List: func(_ context.Context, _ string, all iter.Seq2[mounts.Info, error]) iter.Seq2[mounts.Info, error] {
+			return func(yield func(mounts.Info, error) bool) {
+				for info, err := range all {
+					if !yield(info, told(err)) {
+						return
+					}
+				}
+			}
+		},
+	}
 }

@@ -55,6 +55,8 @@ type mounted struct {
 	stages   bool                // uploads are staged on the backend; else they go out to it whole (outbound.go)
 	private  bool                // opened with one user's own credentials, who may not have the run of the gateway's area
 	user     int64               // that user
+	id       string              // the mark of the storage, "" where it is not asked for
+	cleaned  uint64              // failures of the backend after which the areas were swept; tend's
 	life     context.Context     // ends when it is closed
 	end      context.CancelFunc
 }
@@ -70,6 +72,12 @@ func (m *mounted) Unwrap() mounts.Backend { return m.Backend }
 
 // aside reports whether a tree can be put aside in one step before it is deleted.
 func (m *mounted) aside() bool { return m.features.Rename == mounts.Native && !m.private }
+
+// waiting reports whether files wait to be written to the backend. They can be read though it is away, as long as it is not closed; its breaker
+// answers for it meanwhile.
+func (m *mounted) waiting() bool {
+	return m.chain.pending != nil && len(m.chain.pending.Pending()) > 0
+}
 
 // open returns the backend, or Unavailable with the reason.
 func (ds *datasource) open() (*mounted, error) {
@@ -134,7 +142,7 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource, user int64) (*mo
 	if err != nil {
 		return nil, errors.Join(fault.New("gateway.dial", cfg.Name, fault.Invalid, err), b.Close())
 	}
-	c, err := ds.chain(b, t, user)
+	c, err := ds.chain(ctx, b, t, user)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +162,11 @@ func (ds *datasource) dial(ctx context.Context, cfg Datasource, user int64) (*mo
 func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
 	if !ds.cfg.ReadOnly {
 		if err := ds.recognise(ctx, m); err != nil {
-			return unwritable(err)
+			return unwritable(ds.cfg.Name, err)
 		}
 		kept := ds.g.journal.names(ds.cfg.Name)
 		if err := ds.sweepAreas(ctx, m, kept); err != nil {
-			return unwritable(err)
+			return unwritable(ds.cfg.Name, err)
 		}
 	}
 	if err := ds.examine(ctx, m); err != nil {
@@ -167,15 +175,18 @@ func (ds *datasource) prepare(ctx context.Context, m *mounted) error {
 	if err := ds.foldRights(ctx, m); err != nil || ds.cfg.ReadOnly {
 		return err
 	}
+	if err := ds.own(m); err != nil {
+		return err
+	}
 	return ds.g.journal.replay(ctx, ds, m)
 }
 
 // unwritable says what to do when the backend refuses to be written to.
-func unwritable(err error) error {
+func unwritable(name string, err error) error {
 	if fault.KindOf(err) != fault.Denied {
 		return err
 	}
-	return fault.New("gateway.attach", "", fault.Denied, fmt.Errorf("the backend refuses to be written to: declare the datasource with readOnly: true, or give its credentials the right to make files: %w", err))
+	return fault.New("gateway.attach", name, fault.Denied, fmt.Errorf("the backend refuses to be written to: declare the datasource with readOnly: true, or give its credentials the right to make files: %w", err))
 }
 
 // mark is the file in the area that says which storage this is.
@@ -189,27 +200,37 @@ func (ds *datasource) recognise(ctx context.Context, m *mounted) error {
 	if err != nil {
 		return err
 	}
-	content, err := mounts.ReadFile(ctx, m, mark, 256)
-	if err != nil && fault.KindOf(err) != fault.NotExist {
+	have, err := markOf(ctx, m.chain.direct)
+	if err != nil {
 		return err
 	}
-	have := strings.TrimSpace(string(content))
 	switch {
 	case want != "" && have == want:
+		m.id = have
 		return nil
 	case want != "":
 		return fault.New("gateway.attach", ds.cfg.Name, fault.Unavailable,
 			fmt.Errorf("this is not the storage that was here: its file %s does not say %s. Is it mounted? If it is the right one, write that into the file", mark, want))
 	case have == "":
 		have = rand.Text()
-		if err := m.Mkdir(ctx, mounts.Area); err != nil && fault.KindOf(err) != fault.Exist {
+		if err := m.chain.direct.Mkdir(ctx, mounts.Area); err != nil && fault.KindOf(err) != fault.Exist {
 			return err
 		}
-		if _, err := mounts.WriteFile(ctx, m, mark, []byte(have+"\n")); err != nil {
+		if _, err := mounts.WriteFile(ctx, m.chain.direct, mark, []byte(have+"\n")); err != nil {
 			return err
 		}
 	}
+	m.id = have
 	return ds.g.db.Update(ctx, func(tx *store.Tx) error { return store.SetSetting(tx, setting, have) })
+}
+
+// markOf returns the mark of a storage, "" where there is none.
+func markOf(ctx context.Context, b mounts.Backend) (string, error) {
+	content, err := mounts.ReadFile(ctx, b, mark, 256)
+	if err != nil && fault.KindOf(err) != fault.NotExist {
+		return "", err
+	}
+	return strings.TrimSpace(string(content)), nil
 }
 
 // foldRights moves grants to the one spelling that counts when the backend turns out not to tell "a" from "A". They may have been made before
@@ -261,6 +282,11 @@ func (ds *datasource) foldRights(ctx context.Context, m *mounted) error {
 // tend brings a datasource back that is down, and notices one that has gone.
 func (ds *datasource) tend(ctx context.Context) {
 	ds.tenants.idle(ds.g.clock.Now())
+	for _, m := range ds.tenants.ready() {
+		if err := ds.g.journal.goOn(ctx, ds, m); err != nil {
+			ds.g.log.Warn("an interrupted operation is not dealt with yet", "datasource", ds.cfg.Name, "err", err)
+		}
+	}
 	if ds.personal() {
 		return
 	}
@@ -291,8 +317,14 @@ func (ds *datasource) tend(ctx context.Context) {
 		default:
 		}
 	}
-	if err != nil && ctx.Err() == nil {
+	busy := fault.KindOf(err) == fault.Busy // its places are taken: that is no sign that it has gone
+	if err != nil && ctx.Err() == nil && !busy && !(m.waiting() && passing(err)) {
 		ds.detach(err)
+	}
+	if err == nil {
+		if err := ds.clean(ctx, m); err != nil {
+			ds.g.log.Warn("cannot look for what interrupted operations left behind", "datasource", ds.cfg.Name, "err", err)
+		}
 	}
 	if err == nil && len(ds.g.journal.of(ds.cfg.Name)) > 0 {
 		if err := ds.g.journal.replay(ctx, ds, m); err != nil {

@@ -192,6 +192,7 @@ func (h *Handle) stage(ctx context.Context) error {
 
 // adopt fills a new upload with what is at its target now. With base, that is what must be there still when it is published.
 func (u *Upload) adopt(ctx context.Context, base bool) error {
+	ctx = fresh(ctx)
 	info, err := u.o.m.Stat(ctx, u.o.name)
 	if err != nil {
 		return err
@@ -216,7 +217,12 @@ func (u *Upload) adopt(ctx context.Context, base bool) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(u.far.adopt(r), r.Close())
+		if s, ok := r.(mounts.Stater); ok {
+			if now, serr := s.Stat(); serr != nil || stampOf(now, true) != stampOf(info, true) {
+				return errors.Join(fault.New("gateway.Handle", u.o.path.String(), fault.Busy, errReplaced), serr, r.Close())
+			}
+		}
+		return errors.Join(u.far.adopt(r, info.Size), r.Close())
 	}
 	if err := u.file.Close(); err != nil {
 		return err

@@ -46,10 +46,10 @@ func (g *Gateway) Fsck(ctx context.Context, repair bool, found func(Finding)) er
 			continue
 		}
 		c := &check{g: g, ds: ds, m: m, repair: repair, found: found}
-		if err := c.rows(ctx); err != nil {
+		if err := c.rows(fresh(ctx)); err != nil {
 			return err
 		}
-		if err := c.areas(ctx); err != nil {
+		if err := c.areas(fresh(ctx)); err != nil {
 			return err
 		}
 	}
@@ -175,32 +175,28 @@ func (c *check) mend(tx *store.Tx, n node, info mounts.Info) error {
 	return err
 }
 
-// areas looks for staged and replaced files that no operation will ask for again. Staged ones younger than an hour may belong to one in
-// flight.
+// areas looks for staged and replaced files that no operation will ask for again. While something is under way on a backend across a network,
+// what lies there may belong to it: see clean.
 func (c *check) areas(ctx context.Context) error {
 	if c.ds.cfg.ReadOnly {
 		return nil
 	}
+	left, err := c.ds.left(ctx, c.m)
+	if err != nil {
+		return err
+	}
+	if b := c.m.chain.breaker; b != nil {
+		if now := b.Stats(); now.Calls+now.Streams > 0 {
+			return nil
+		}
+	}
 	kept := c.g.journal.names(c.ds.cfg.Name)
-	for _, area := range c.m.areas() {
-		for _, dir := range []string{area + "/" + staging, area + "/" + discarded} {
-			var stale []string
-			for info, err := range c.m.List(ctx, dir) {
-				if err != nil && fault.KindOf(err) == fault.NotExist {
-					break
-				}
-				if err != nil {
-					return err
-				}
-				if name := join(dir, info.Name); !kept[name] && !c.g.live.has(c.m, name) {
-					stale = append(stale, name)
-				}
-			}
-			for _, name := range stale {
-				if err := c.stale(ctx, name); err != nil {
-					return err
-				}
-			}
+	for _, name := range left {
+		if kept[name] {
+			continue
+		}
+		if err := c.stale(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -78,10 +78,16 @@ func (f *inbound) open(ctx context.Context, off, n int64) (mounts.Info, error) {
 	if n >= 0 {
 		f.end = off + n
 	}
+	var info mounts.Info
 	if s, ok := r.(mounts.Stater); ok {
-		return s.Stat()
+		info, err = s.Stat()
+	} else {
+		info, err = f.m.Stat(fresh(ctx), f.name)
 	}
-	return f.m.Stat(ctx, f.name)
+	if err != nil {
+		f.drop() // nobody knows what it is
+	}
+	return info, err
 }
 
 // drop closes the stream.
@@ -156,7 +162,10 @@ func (f *inbound) readAt(ctx context.Context, p []byte, off int64) (int, error) 
 	}
 	k, err := io.ReadFull(f.r, p[:want])
 	f.at += int64(k)
-	if err == nil && want < int64(len(p)) {
+	switch {
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF // not the end of the file, but of the stream
+	case err == nil && want < int64(len(p)):
 		err = io.EOF
 	}
 	if err != nil && err != io.EOF {

@@ -32,9 +32,10 @@ type entry struct {
 	ID         int64   `json:"-"`
 	Datasource string  `json:"-"`
 	Verb       string  `json:"-"`
-	Path       string  `json:"path"`            // virtual, for the record of a replay
-	Actor      string  `json:"actor,omitempty"` // likewise
-	User       int64   `json:"user,omitempty"`  // whose credentials the steps need, 0 the datasource's own
+	Path       string  `json:"path"`              // virtual, for the record of a replay
+	Actor      string  `json:"actor,omitempty"`   // likewise
+	User       int64   `json:"user,omitempty"`    // whose credentials the steps need, 0 the datasource's own
+	Storage    string  `json:"storage,omitempty"` // the mark of the storage that the steps are about, "" where it bears none
 	Steps      []step  `json:"steps"`
 	Undo       inverse `json:"undo,omitzero"`
 	After      int64   `json:"after,omitempty"`  // another entry that must be done first: a move between datasources takes the source away last
@@ -97,7 +98,7 @@ func (j *journal) Flush(tx *store.Tx, items []any) error {
 
 // entry makes the journal entry of an operation, with the outstanding steps on m.
 func (o *op) entry(m *mounted, steps ...step) *entry {
-	return &entry{ID: store.NewID(), Datasource: m.name, Verb: o.verb.String(), Path: o.path.String(), Actor: o.actor(), User: m.user, Steps: steps}
+	return &entry{ID: store.NewID(), Datasource: m.name, Verb: o.verb.String(), Path: o.path.String(), Actor: o.actor(), User: m.user, Storage: m.id, Steps: steps}
 }
 
 // finish notes that entries' steps are done. Their rows go with the very next transaction of whatever operation: one that changes the same

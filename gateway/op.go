@@ -251,7 +251,10 @@ func (o *op) describe(ctx context.Context, t *target) {
 		t.node.Size = *o.s.size
 		return
 	}
-	m, err := t.ds.openFor(ctx, o.s)
+	m, err := o.m, error(nil) // under a publish lock nothing is opened
+	if m == nil || t.ds != o.ds {
+		m, err = t.ds.openFor(ctx, o.s)
+	}
 	if err != nil {
 		return // the size stays unknown, which counts against the subject
 	}
@@ -399,10 +402,26 @@ func (o *op) actor() string { return o.s.Subject().Login }
 
 // commit writes change, the journal entries of what is still to be done, and the audit record in one transaction. Once it has begun it is
 // not interrupted: the outcome must be known.
-func (o *op) commit(ctx context.Context, change func(tx *store.Tx) error, entries ...*entry) error {
+func (o *op) commit(ctx context.Context, change func(tx *store.Tx) error, entries ...*entry) (err error) {
 	ctx = context.WithoutCancel(ctx)
+	over, err := o.overtaken(entries)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			for _, e := range over {
+				o.g.journal.forget(e.ID, true)
+			}
+		}
+	}()
 	r := o.record("ok")
-	err := o.g.db.Update(ctx, func(tx *store.Tx) error {
+	err = o.g.db.Update(ctx, func(tx *store.Tx) error {
+		for _, e := range over {
+			if err := o.g.journal.overtake(tx, e); err != nil {
+				return err
+			}
+		}
 		if err := change(tx); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -65,10 +66,16 @@ const (
 	heldBack   = 32 << 10  // of a stream, at most
 )
 
-var errOrder = errors.New("what is on its way to the backend cannot be changed any more")
+var (
+	errOrder = errors.New("what is on its way to the backend cannot be changed any more")
+	errEarly = errors.New("the backend was content before it had everything")
+)
 
 // write appends p.
 func (c *outbound) write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil // it would let go of what is held back
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.spool != nil {
@@ -106,7 +113,7 @@ func (c *outbound) start() {
 		c.info, c.err = c.put(c.ctx, r, c.opt)
 		err := c.err
 		if err == nil {
-			err = errOver
+			err = fault.New("gateway.Upload", c.o.path.String(), fault.Unavailable, errEarly)
 		}
 		r.CloseWithError(err)
 	})
@@ -168,8 +175,8 @@ func (c *outbound) truncate(size int64) error {
 	return spoolFault(c.spool.Truncate(size))
 }
 
-// adopt fills the upload with what r yields, before anything is written.
-func (c *outbound) adopt(r io.Reader) error {
+// adopt fills the upload with the size bytes that r yields, before anything is written.
+func (c *outbound) adopt(r io.Reader, size int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.scatter(); err != nil {
@@ -177,7 +184,10 @@ func (c *outbound) adopt(r io.Reader) error {
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	_, err := io.CopyBuffer(io.NewOffsetWriter(c.spool, 0), struct{ io.Reader }{r}, *buf)
+	n, err := io.CopyBuffer(io.NewOffsetWriter(c.spool, 0), struct{ io.Reader }{r}, *buf)
+	if err == nil && n != size {
+		err = fault.New("gateway.Upload", c.o.path.String(), fault.Busy, errReplaced)
+	}
 	return err
 }
 
@@ -211,13 +221,27 @@ func (c *outbound) publish(ctx context.Context, size int64) (mounts.Info, error)
 		}
 		opt := c.opt
 		opt.Size = size
-		return c.put(ctx, src, opt)
+		return c.whole(size)(c.put(ctx, src, opt))
 	}
-	if _, err := c.pipe.Write(c.memory); err == nil {
+	_, err := c.pipe.Write(c.memory)
+	if err == nil {
 		c.pipe.Close()
 	}
 	<-c.done
-	return c.info, c.err
+	if c.err == nil {
+		c.err = err
+	}
+	return c.whole(size)(c.info, c.err)
+}
+
+// whole refuses to call a file published of which the backend says that it has another size.
+func (c *outbound) whole(size int64) func(mounts.Info, error) (mounts.Info, error) {
+	return func(info mounts.Info, err error) (mounts.Info, error) {
+		if err == nil && info.Size >= 0 && info.Size != size {
+			err = fault.New("gateway.Upload", c.o.path.String(), fault.Unavailable, fmt.Errorf("the backend has %d bytes of %d", info.Size, size))
+		}
+		return info, err
+	}
 }
 
 // close gives up what was not published. The backend cleans up by itself.

@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"cellgate/gateway/event"
+	"cellgate/internal/fault"
 	"cellgate/mounts"
 	"cellgate/policy"
 	"cellgate/policy/audit"
@@ -29,7 +31,25 @@ type outside struct {
 // looked is a folder in use, with what was in it last time.
 type looked struct {
 	used time.Time
-	seen map[string]string // stamps by name, nil before the first look
+	seen map[string]glance // by name, nil before the first look
+}
+
+// glance is what is kept of a name to tell whether it has changed.
+type glance struct{ tag, stamp string }
+
+func glanceAt(info mounts.Info) glance {
+	g := glance{tag: info.Tag}
+	info.Tag = ""
+	g.stamp = stampOf(info, true)
+	return g
+}
+
+// alike reports whether two glances are of the same content. Some servers tell the tag of a file only when it is seconds old.
+func (g glance) alike(is glance) bool {
+	if g.tag != "" && is.tag != "" {
+		return g.tag == is.tag
+	}
+	return g.stamp == is.stamp
 }
 
 const (
@@ -40,6 +60,8 @@ const (
 	ownChange      = 2 * time.Minute  // how long a change of our own is remembered
 	ownChanges     = 20_000
 )
+
+var errMark = errors.New("this is not the storage that was here")
 
 // Outside is the protocol that changes made beside the gateway are recorded with.
 const Outside = "outside"
@@ -184,11 +206,11 @@ func (ds *datasource) look(ctx context.Context, m *mounted, folder string, f *lo
 		return err
 	}
 	changed := make(map[string]bool) // and whether it was there before
-	seen := make(map[string]string, len(now))
+	seen := make(map[string]glance, len(now))
 	for name, info := range now {
-		seen[name] = stampOf(info, true)
+		seen[name] = glanceAt(info)
 		key := ds.place(mounts.Join(folder, name)).Path
-		if was, ok := f.seen[name]; f.seen != nil && was != seen[name] {
+		if was, ok := f.seen[name]; f.seen != nil && (!ok || !was.alike(seen[name])) {
 			changed[name] = ok
 		}
 		if row, ok := rows[key]; ok && m.differs(row, info) {
@@ -197,7 +219,7 @@ func (ds *datasource) look(ctx context.Context, m *mounted, folder string, f *lo
 		delete(rows, key)
 	}
 	for name := range f.seen {
-		if seen[name] == "" {
+		if _, ok := seen[name]; !ok {
 			changed[name] = true
 		}
 	}
@@ -220,6 +242,9 @@ func (m *mounted) differs(row node, info mounts.Info) bool {
 		return row.Folder != info.IsDir()
 	}
 	timed := row.MTime != 0 && m.features.Rename == mounts.Native
+	if m.chain.pending != nil && m.features.ModTime != mounts.Native {
+		timed = false // the time is that of the backend once what waited has been written
+	}
 	return row.Size != info.Size || row.FID != 0 && row.FID != info.ID || timed && row.MTime/int64(time.Second) != info.ModTime.Unix()
 }
 
@@ -241,20 +266,24 @@ func (ds *datasource) noticed(ctx context.Context, m *mounted, name string, was 
 	}
 	kind := event.Created
 	switch {
+	case len(ds.g.journal.crossing(ds, []span{{path: at.Path}})) > 0:
+		return nil // half of it is the gateway's own doing
 	case there && had && !m.differs(row, info), !there && !had && (!was || ds.outside.isOurs(at.Path, ds.g.clock.Now())):
 		return nil // what the gateway makes has a row; what it deletes, it remembers for a while
+	case there && !had && info.IsDir() && ds.g.makes(at):
+		return nil
 	case !there:
 		kind = event.Deleted
 	case had || was:
 		kind = event.Modified
 	}
+	if !there && m.id != "" { // a storage that is not mounted looks like one that somebody has emptied
+		if have, err := markOf(fresh(ctx), m.chain.direct); err != nil || have != m.id {
+			return fault.New("gateway.outside", ds.cfg.Name, fault.Unavailable, errors.Join(errMark, err))
+		}
+	}
 	if had {
-		err = ds.g.db.Update(ctx, func(tx *store.Tx) error {
-			if !there || row.Folder != info.IsDir() {
-				return deleteNodes(tx, at.Datasource, at.Path)
-			}
-			return renewPlace(tx, at, info)
-		})
+		err = ds.g.db.Update(ctx, func(tx *store.Tx) error { return ds.g.adjust(tx, row, info, there) })
 		if err != nil {
 			return err
 		}
@@ -262,6 +291,38 @@ func (ds *datasource) noticed(ctx context.Context, m *mounted, name string, was 
 	ds.g.bus.Publish(event.Event{Kind: kind, Time: ds.g.clock.Now(), Protocol: Outside, At: at, Folder: info.IsDir(), Size: info.Size})
 	ds.record(kind, at)
 	return nil
+}
+
+// adjust makes the rows of a place what the backend has there now, with what its owners use. Checksums of other bytes are dropped.
+func (g *Gateway) adjust(tx *store.Tx, row node, info mounts.Info, there bool) error {
+	if there && row.Folder == info.IsDir() {
+		size := row.Size
+		if !row.Folder {
+			size = max(info.Size, 0)
+			g.count(tx, owners(map[string]int64{row.Owner: size - row.Size}), 1)
+		}
+		_, err := tx.Exec(`UPDATE nodes SET sums = '', size = $1, mtime = $2, fid = $3 WHERE id = $4`, size, nanos(info.ModTime), int64(info.ID), row.ID)
+		return err
+	}
+	gone, err := usageBelow(tx, row.At)
+	if err != nil {
+		return err
+	}
+	g.count(tx, owners(gone), -1)
+	return deleteNodes(tx, row.At.Datasource, row.At.Path)
+}
+
+// makes reports whether the gateway itself makes the folder at a place, without a row: the root of a workspace, or one above it.
+func (g *Gateway) makes(at policy.Place) bool {
+	for _, w := range g.table.Load().workspaces {
+		for _, r := range w.roots {
+			if r.datasource == at.Datasource && (r.path == at.Path || strings.HasPrefix(r.path, at.Path+"/")) {
+				return true
+			}
+		}
+	}
+	_, made := g.made.Load(at)
+	return made
 }
 
 // record writes an outside change to the audit log. Of many in a minute only the number is kept.

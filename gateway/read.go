@@ -296,11 +296,12 @@ func copyAt(w io.Writer, r io.ReaderAt, off, n int64) (int64, error) {
 // Close releases the file. Calling it twice is fine.
 func (f *File) Close() error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
+	was := f.closed
+	f.closed = true
+	f.mu.Unlock() // a CopyTo under way asks whether it still may
+	if was {
 		return nil
 	}
-	f.closed = true
 	f.o.s.core.budget.close()
 	return f.release()
 }

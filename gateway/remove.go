@@ -126,6 +126,9 @@ func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err er
 	if err := o.removable(ctx, &o.target, opt.Recursive); err != nil {
 		return err
 	}
+	if opt.Cond.any() {
+		ctx = fresh(ctx)
+	}
 	info, err := o.m.Stat(ctx, o.name)
 	if err != nil {
 		return err

@@ -125,6 +125,12 @@ func (j *journal) recover(ctx context.Context, ds *datasource, m *mounted, e ent
 		return err
 	}
 	defer release()
+	if _, open := j.pending(e.ID); !open {
+		return nil // somebody else has dealt with it meanwhile
+	}
+	if e.Storage != "" && m.id != "" && e.Storage != m.id {
+		return j.abandon(ctx, e)
+	}
 	if e.Digest != 0 {
 		now, err := treeDigest(ctx, m, e.Steps[0].From)
 		switch {

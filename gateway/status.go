@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"cellgate/internal/fault"
 	"cellgate/mounts"
 	"cellgate/mounts/breaker"
 	"cellgate/mounts/probe"
@@ -78,6 +80,9 @@ func (ds *datasource) status(ctx context.Context) DatasourceStatus {
 			st.State, st.Err = Degraded, err
 		}
 	}
+	if m.chain.pending != nil {
+		st.Pending = m.chain.pending.Pending()
+	}
 	if m.chain.breaker != nil {
 		calls := m.chain.breaker.Stats()
 		st.Calls = &calls
@@ -89,12 +94,9 @@ func (ds *datasource) status(ctx context.Context) DatasourceStatus {
 			degrade(calls.LastError)
 		}
 	}
-	if m.chain.pending != nil {
-		st.Pending = m.chain.pending.Pending()
-		for _, e := range st.Pending {
-			if e.Err != nil {
-				degrade(fmt.Errorf("%s waits to be written: %w", e.Name, e.Err))
-			}
+	for _, e := range st.Pending {
+		if e.Err != nil {
+			degrade(fmt.Errorf("%s waits to be written: %w", e.Name, e.Err))
 		}
 	}
 	if st.Report != nil {
@@ -109,10 +111,16 @@ func (ds *datasource) status(ctx context.Context) DatasourceStatus {
 		defer cancel()
 		if space, err := sp.Space(ctx); err == nil {
 			st.Space = space
+			if space.Free >= 0 && space.Free < fullBelow && !ds.cfg.ReadOnly {
+				degrade(fault.New("gateway", ds.cfg.Name, fault.NoSpace, errors.New("delete something on the backend, or give it more room")))
+			}
 		}
 	}
 	return st
 }
+
+// fullBelow is the room below which a datasource is as good as full.
+const fullBelow = 64 << 10
 
 // statusWait is how long a backend may take to say how much room it has.
 const statusWait = 2 * time.Second

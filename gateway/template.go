@@ -37,6 +37,13 @@ type Completed struct {
 	Created    bool // false: it was there, and has been changed
 }
 
+// placeOptions are options of drivers that say where on a server something lies, and not which server is dialled. Who fills in only these stays
+// with the address that the admin chose, which may be a private one.
+var placeOptions = []string{"path", "share", "domain"}
+
+// addressOptions are those that say which server is dialled.
+var addressOptions = []string{"address", "api", "host", "port", "url", "endpoint"}
+
 // CheckTemplate returns every problem of t.
 func (g *Gateway) CheckTemplate(t Template) []error {
 	var errs []error
@@ -81,6 +88,8 @@ func (g *Gateway) CheckTemplate(t Template) []error {
 			bad("asks for %q, which driver %s does not know", key, t.Driver)
 		case filled || secret:
 			bad("asks for %q, which is filled in", key)
+		case len(t.Credentials) > 0 && slices.Contains(addressOptions, key):
+			bad("asks for %q and fills in credentials: whoever completes it could have them sent to a server of his own", key)
 		}
 	}
 	for _, o := range d.Options {
@@ -166,6 +175,9 @@ func (g *Gateway) CompleteTemplate(tx *store.Tx, sub *policy.Subject, name strin
 		if ds.Options[key], err = personalise(v, sub); err != nil {
 			return done, fault.New(op, name, fault.Invalid, err)
 		}
+		if ds.Options[key] != v && slices.Contains(addressOptions, key) {
+			ds.Guest = true // who chooses a login chooses the address
+		}
 	}
 	maps.Copy(ds.Credentials, t.Credentials)
 	driver := g.drivers[t.Driver]
@@ -177,7 +189,7 @@ func (g *Gateway) CompleteTemplate(tx *store.Tx, sub *policy.Subject, name strin
 			ds.Credentials[key] = secret.New(v)
 		default:
 			ds.Options[key] = v
-			ds.Guest = true
+			ds.Guest = ds.Guest || !slices.Contains(placeOptions, key)
 		}
 	}
 	for _, key := range t.Asks {
@@ -194,7 +206,15 @@ func (g *Gateway) CompleteTemplate(tx *store.Tx, sub *policy.Subject, name strin
 	if len(there) == 1 && (there[0].Owner != sub.ID || there[0].Template != t.Name) {
 		return done, fault.New(op, ds.Name, fault.Exist, errors.New("a datasource of this name belongs to somebody else"))
 	}
-	done.Created = len(there) == 0
+	if done.Created = len(there) == 0; done.Created {
+		ws, err := loadWorkspaces(tx)
+		if err != nil {
+			return done, err
+		}
+		if slices.ContainsFunc(ws, func(w Workspace) bool { return w.Slug == done.Workspace }) {
+			return done, fault.New(op, done.Workspace, fault.Exist, errors.New("there is a workspace of this name, which is not the user's"))
+		}
+	}
 	if _, err := g.PutDatasource(tx, ds); err != nil {
 		return done, err
 	}
@@ -232,7 +252,7 @@ func ownName(template, login string) string {
 // personalise puts the user's login and group in the places of the words that stand for them.
 func personalise(value string, sub *policy.Subject) (string, error) {
 	filled := strings.NewReplacer("{login}", sub.Login, "{group}", strings.Trim(sub.Group, "/")).Replace(value)
-	if filled != value && strings.ContainsAny(sub.Login, `/\`) {
+	if filled != value && strings.ContainsAny(sub.Login, `/\?#`) {
 		return "", errors.New("this login cannot stand in an option")
 	}
 	return filled, nil

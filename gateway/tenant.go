@@ -54,11 +54,7 @@ func (ds *datasource) openFor(ctx context.Context, s *Session) (*mounted, error)
 	}
 	t, mine := ds.tenants.claim(user, set.key, now)
 	if mine {
-		t.m, t.err = ds.dialAs(ds.g.life, user, set)
-		if t.err != nil {
-			t.until = ds.g.clock.Now().Add(tenantRetry)
-		}
-		close(t.ready)
+		ds.openTenant(t, user, set)
 	}
 	select {
 	case <-t.ready:
@@ -71,6 +67,16 @@ func (ds *datasource) openFor(ctx context.Context, s *Session) (*mounted, error)
 	return t.m, nil
 }
 
+// openTenant opens a tenant, for whom others may be waiting whatever happens.
+func (ds *datasource) openTenant(t *tenant, user int64, set credentialSet) {
+	defer close(t.ready)
+	t.err = errClosed // of a driver that panics
+	t.m, t.err = ds.dialAs(ds.g.life, user, set)
+	if t.err != nil {
+		t.until = ds.g.clock.Now().Add(tenantRetry)
+	}
+}
+
 // dialAs opens the backend with one user's credentials and deals with what that user's operations have left in the journal.
 func (ds *datasource) dialAs(ctx context.Context, user int64, set credentialSet) (*mounted, error) {
 	cfg := ds.cfg
@@ -79,6 +85,7 @@ func (ds *datasource) dialAs(ctx context.Context, user int64, set credentialSet)
 	if err != nil {
 		return nil, err
 	}
+	ds.mistrust(m)
 	if err = ds.foldRights(ctx, m); err == nil {
 		err = ds.g.journal.replay(ctx, ds, m)
 	}
@@ -199,6 +206,23 @@ func (t *tenants) close() int {
 		one.close()
 	}
 	return len(all)
+}
+
+// ready returns the backends that are open now, by user.
+func (t *tenants) ready() map[int64]*mounted {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make(map[int64]*mounted, len(t.open))
+	for user, one := range t.open {
+		select {
+		case <-one.ready:
+			if one.err == nil {
+				all[user] = one.m
+			}
+		default:
+		}
+	}
+	return all
 }
 
 // count returns how many users have it open.

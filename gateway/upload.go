@@ -144,12 +144,15 @@ func (o *op) parentOf(ctx context.Context, m *mounted, t *target) error {
 	if t.isRoot() {
 		return fault.New("gateway", t.path.String(), fault.Denied, errRoot)
 	}
-	info, err := m.Stat(ctx, parentOf(t.name))
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return fault.New("gateway", t.path.Parent().String(), fault.NotDir, nil)
+	// What is made in a folder changes its attributes, so that the next one would ask for them again, but not that it is a folder.
+	if parent := parentOf(t.name); m.chain.cache == nil || !m.chain.cache.Folder(parent) {
+		info, err := m.Stat(ctx, parent)
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			return fault.New("gateway", t.path.Parent().String(), fault.NotDir, nil)
+		}
 	}
 	return nil
 }
@@ -218,6 +221,11 @@ func (u *Upload) put(p []byte, off int64, ordered bool) (n int, err error) {
 	case u.opt.Size >= 0 && end > u.opt.Size:
 		return 0, fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, fmt.Errorf("more than the %d bytes declared", u.opt.Size))
 	}
+	if u.far != nil && !ordered && u.o.g.room != nil && end>>roomStep != u.size.Load()>>roomStep {
+		if err := u.o.g.room(); err != nil { // the spool lies beside the store
+			return 0, err
+		}
+	}
 	if err := u.grow(end); err != nil {
 		return 0, err
 	}
@@ -235,6 +243,9 @@ func (u *Upload) put(p []byte, off int64, ordered bool) (n int, err error) {
 	}
 	return n, nil
 }
+
+// roomStep is how much is spooled, as a power of two, between two looks at the room there is.
+const roomStep = 23
 
 // grow accounts for a file that now ends at end, before it is written. What is refused is not counted.
 func (u *Upload) grow(end int64) error {
@@ -498,9 +509,9 @@ func (u *Upload) send(ctx context.Context) (_ Info, created bool, err error) {
 		return Info{}, false, err
 	}
 	// The row shall say what the file is there, so that a change from outside is told from this one.
+	info.Name = o.path.Base()
 	o.g.db.Later(func(tx *store.Tx) error { return renewRow(tx, *row, info) })
 	o.replaced(exists, size)
-	info.Name = o.path.Base()
 	return o.info(o.path, info), !exists || !o.known, nil
 }
 

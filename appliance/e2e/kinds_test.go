@@ -158,39 +158,31 @@ func (k *kind) addr() string {
 // kill ends the server at once, with its connections; Dropbox cuts every connection before it answers.
 func (k *kind) kill(t testing.TB) {
 	t.Helper()
-	switch {
-	case k.fake != nil:
-		k.fake.Inject(dropboxtest.Fault{Times: -1, Cut: -1})
-		k.fake.CloseConnections()
-	case k.name == "sftp":
-		k.server.SFTPSignal(t, syscall.SIGKILL)
-	default:
-		k.server.Kill(t)
-	}
+	k.signal(t, syscall.SIGKILL, dropboxtest.Fault{Times: -1, Cut: -1})
 }
 
 // pause stops the server as a stalled machine would be, and resume lets it go on. Dropbox never answers meanwhile.
 func (k *kind) pause(t testing.TB) {
 	t.Helper()
-	switch {
-	case k.fake != nil:
-		k.fake.Inject(dropboxtest.Fault{Times: -1, Stall: true})
-	case k.name == "sftp":
-		k.server.SFTPSignal(t, syscall.SIGSTOP)
-	default:
-		k.server.Pause(t)
-	}
+	k.signal(t, syscall.SIGSTOP, dropboxtest.Fault{Times: -1, Stall: true})
 }
 
 func (k *kind) resume(t testing.TB) {
 	t.Helper()
-	switch {
-	case k.fake != nil:
-		k.fake.Heal()
-	case k.name == "sftp":
-		k.server.SFTPSignal(t, syscall.SIGCONT)
-	default:
-		k.server.Resume(t)
+	k.signal(t, syscall.SIGCONT, dropboxtest.Fault{})
+}
+
+// signal reaches the server with all the processes of its connections.
+func (k *kind) signal(t testing.TB, sig syscall.Signal, f dropboxtest.Fault) {
+	t.Helper()
+	if k.fake == nil {
+		k.server.SFTPSignal(t, sig)
+		return
+	}
+	k.fake.Heal()
+	if sig != syscall.SIGCONT {
+		k.fake.Inject(f)
+		k.fake.CloseConnections()
 	}
 }
 

@@ -293,7 +293,6 @@ func remoteShown(t *testing.T, b *box, k *kind) {
 			t.Error("a credential is shown")
 		}
 	}
-	t.Logf("\n%s", show)
 }
 
 // metrics returns what /metrics says. The box has to allow it to this machine.

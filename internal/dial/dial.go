@@ -99,12 +99,12 @@ func (d *Dialer) judge(host string, a netip.Addr) error {
 	case named && literal && !a.IsUnspecified() && !a.IsMulticast():
 		return nil
 	case a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsInterfaceLocalMulticast() || special(a):
-		return fmt.Errorf("%w: %s is this machine's own, link-local or of no host, and was not named as such", ErrRefused, host)
+		return fmt.Errorf("%w: %s is this machine's own, link-local or of no host, and is neither named as such by an admin nor allowed (outbound.allow)", ErrRefused, host)
 	case a.IsPrivate() || shared.Contains(a):
 		if named {
 			return nil
 		}
-		return fmt.Errorf("%w: %s lies in a private network, and is not among the networks an admin allowed", ErrRefused, host)
+		return fmt.Errorf("%w: %s lies in a private network, and is not among the networks an admin allowed (outbound.allow)", ErrRefused, host)
 	}
 	return nil
 }
@@ -113,7 +113,9 @@ var (
 	shared = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 	// Of no host: RFC 1122, RFC 5737, RFC 2544, RFC 1112, RFC 6666.
 	nowhere = []netip.Prefix{
-		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("100::/64"),
+		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
+		netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("100::/64"),
+		netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("64:ff9b:1::/48"),
 	}
 	nat64   = netip.MustParsePrefix("64:ff9b::/96")
 	sixFour = netip.MustParsePrefix("2002::/16")

@@ -118,7 +118,12 @@ func (e *replyError) kind() fault.Kind {
 		return k
 	}
 	switch e.reply.code {
-	case 450, 451:
+	case 451:
+		if strings.Contains(e.reply.text(), "writing to local file") { // vsftpd whose disk is full
+			return fault.NoSpace
+		}
+		return fault.Unavailable
+	case 450:
 		return fault.Unavailable
 	case 501:
 		return fault.Invalid

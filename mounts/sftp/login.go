@@ -100,7 +100,8 @@ func (s *settings) ways() string {
 func isLogin(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "unable to authenticate") || strings.Contains(text, "authentication failures") ||
-		strings.Contains(text, "too many questions")
+		strings.Contains(text, "too many questions") ||
+		strings.Contains(text, "unexpected message type 51 ") // RFC 4252 §5.1: a failure, where the library is in the middle of a method
 }
 
 // clientConfig is how the server is spoken to: no SHA-1, and aes128-gcm first, which costs a third of what chacha20-poly1305 does.
