@@ -277,6 +277,8 @@ func (s *server) doctor(ctx context.Context) []check {
 			d.warn(name, "%s: %s", ds.State, plain(ds.Err))
 		case ds.Space.Free >= 0 && ds.Space.Free < leastSpace:
 			d.warn(name, "up, %s left", bytesText(ds.Space.Free))
+		case ds.Space.Free < 0:
+			d.ok(name, "up; it does not tell how much is left")
 		default:
 			d.ok(name, "up, %s left", bytesText(ds.Space.Free))
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func (c boxClient) remove(name string) error {
 
 // list does not know how many entries there are, only that the answer has room for them.
 func (c boxClient) list(dir string) (int, error) {
-	_, size, err := list(c.conn, "/"+dir+"/", named)
+	_, size, err := list(c.conn, path.Clean("/"+dir+"/"), named)
 	return int(size / 100), err
 }
 
@@ -345,8 +346,11 @@ func newDropbox(base, token string) client {
 const dropboxPart = 64 << 20
 
 func (c dropboxClient) put(name string, size int64) error {
+	over := &files.WriteMode{Tagged: sdk.Tagged{Tag: files.WriteModeOverwrite}}
 	if size <= dropboxPart {
-		_, err := c.Upload(files.NewUploadArg("/"+name), zeros(size))
+		arg := files.NewUploadArg("/" + name)
+		arg.Mode = over
+		_, err := c.Upload(arg, zeros(size))
 		return err
 	}
 	s, err := c.UploadSessionStart(files.NewUploadSessionStartArg(), nil)
@@ -360,7 +364,9 @@ func (c dropboxClient) put(name string, size int64) error {
 			return err
 		}
 	}
-	end := files.NewUploadSessionFinishArg(files.NewUploadSessionCursor(s.SessionId, uint64(done)), files.NewCommitInfo("/"+name))
+	commit := files.NewCommitInfo("/" + name)
+	commit.Mode = over
+	end := files.NewUploadSessionFinishArg(files.NewUploadSessionCursor(s.SessionId, uint64(done)), commit)
 	_, err = c.UploadSessionFinish(end, zeros(size-done))
 	return err
 }

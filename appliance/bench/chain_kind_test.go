@@ -54,6 +54,19 @@ func (p *party) want(n int) error {
 	return nil
 }
 
+// renew makes new connections: the box ends those that were idle for a while. The direct clients see to that themselves.
+func (p *party) renew() error {
+	if p.dial == nil || p.name == direct {
+		return nil
+	}
+	n := len(p.clients)
+	for _, c := range p.clients {
+		c.close()
+	}
+	p.clients = nil
+	return p.want(n)
+}
+
 // chain is a box in front of one backend, with a link between them that may be slow; the direct client takes the same link.
 type chain struct {
 	kind   kind
@@ -86,8 +99,8 @@ func storage(b *testing.B) string {
 	return dir
 }
 
-// path is the rest of what opens a folder of servers with an option of that name.
-func path(root string) func(folder string) (string, string) {
+// pathBelow is chain.below of drivers with an option for it.
+func pathBelow(root string) func(folder string) (string, string) {
 	return func(folder string) (string, string) { return "path", root + folder }
 }
 
@@ -112,7 +125,7 @@ func openSFTP(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.SFTPConfig(s, key)
 	c.dial = func() (client, error) { return dialSFTP(s.Addr, root, s.User, key.Signer) }
-	c.below, c.lay = path(root+"/"), layFiles(root)
+	c.below, c.lay = pathBelow(root+"/"), layFiles(root)
 }
 
 func openWebDAV(b *testing.B, c *chain) {
@@ -137,8 +150,7 @@ func openS3(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.S3Config(s, opt)
 	c.dial = func() (client, error) { return newS3(s.Addr, s.User, s.Password) }
-	c.below = func(folder string) (string, string) { return "prefix", folder }
-	c.lay = layFiles(s.Root)
+	c.below, c.lay = pathBelow(""), layFiles(s.Root)
 }
 
 func openSMB(b *testing.B, c *chain) {
@@ -146,7 +158,7 @@ func openSMB(b *testing.B, c *chain) {
 	c.relay(b, s)
 	c.config = servertest.SMBConfig(s)
 	c.dial = func() (client, error) { return dialSMB(s.Addr, s.User, s.Password) }
-	c.below, c.lay = path(""), layFiles(s.Root)
+	c.below, c.lay = pathBelow(""), layFiles(s.Root)
 }
 
 // openFTP has the delay on the control connection only: where data connections go, the server says by number, past the link.
@@ -165,7 +177,7 @@ func openFTP(b *testing.B, c *chain) {
 		d, err := open()
 		return driverClient{d}, err
 	}
-	c.below, c.lay = path(""), layFiles(s.Root)
+	c.below, c.lay = pathBelow(""), layFiles(s.Root)
 }
 
 func openDropbox(b *testing.B, c *chain) {
@@ -179,11 +191,8 @@ func openDropbox(b *testing.B, c *chain) {
 		},
 	}
 	c.dial = func() (client, error) { return newDropbox(base, s.AccessToken()), nil }
-	c.below = path("/")
+	c.below = pathBelow("/")
 	c.lay = func(dir string, n int) error {
-		if n == 0 {
-			s.Mkdir("/" + dir)
-		}
 		s.Fill("/"+dir, n, func(i int) string { return fmt.Sprintf("file-%06d.txt", i) })
 		return nil
 	}
@@ -238,6 +247,11 @@ func openChain(b *testing.B, k kind) *chain {
 	return c
 }
 
+// directAt is the direct client in the folder of another workspace.
+func (c *chain) directAt(slug string) *party {
+	return &party{name: direct, root: slug + "/", clients: c.direct.clients}
+}
+
 // start starts the box and declares its state.
 func (c *chain) start(dir string) (*server, error) {
 	const password = "bench-password"
@@ -254,7 +268,7 @@ func (c *chain) start(dir string) (*server, error) {
 		if more[0] != "" {
 			options[more[0]] = more[1]
 		}
-		if err := c.lay(slug, 0); err != nil {
+		if err := c.lay(slug, 1); err != nil {
 			return nil, err
 		}
 		option, value := c.below(slug)

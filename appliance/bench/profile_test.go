@@ -48,7 +48,7 @@ func (s *side) profile(measure string, begin bool) error {
 	sign := syscall.SIGUSR2
 	if begin {
 		sign = syscall.SIGUSR1
-		words := strings.NewReplacer(" ", "-", ",", "").Replace(s.name + "-" + measure)
+		words := strings.NewReplacer(" ", "-", ",", "", ":", "").Replace(s.name + "-" + measure)
 		name := fmt.Sprintf("%s-%d.pprof", words, profileNumber.Add(1))
 		if err := os.WriteFile(filepath.Join(dir, "next"), []byte(name), 0o644); err != nil {
 			return err
