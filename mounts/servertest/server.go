@@ -32,8 +32,22 @@ type Server struct {
 // Log returns what the server printed until now.
 func (s *Server) Log() string { return s.log.String() }
 
-// Pause stops the server's processes (SIGSTOP) as a stalled machine would be, and Resume lets them go on.
-func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+// Pause stops the server's processes (SIGSTOP) as a stalled machine would be, and Resume lets them go on. It returns once they have stopped.
+func (s *Server) Pause(t testing.TB) {
+	s.signal(t, syscall.SIGSTOP)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		running := false
+		for _, pid := range append(descendants(s.Cmd.Process.Pid), s.Cmd.Process.Pid) {
+			if fields := stat(pid); len(fields) > 0 && !strings.ContainsAny(fields[0], "TtZX") {
+				running = true
+			}
+		}
+		if !running {
+			return
+		}
+	}
+	t.Error("the server does not stop")
+}
 
 // Resume is the end of Pause.
 func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
@@ -60,13 +74,8 @@ func descendants(pid int) (all []int) {
 	}
 	children := make(map[int][]int)
 	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		// "pid (name) state ppid …": the name may hold anything, parentheses too.
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 		child, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		fields := stat(child)
 		if err != nil || len(fields) < 2 {
 			continue
 		}
@@ -79,6 +88,16 @@ func descendants(pid int) (all []int) {
 		next = append(next, children[next[0]]...)
 	}
 	return all
+}
+
+// stat returns the state of a process, its parent and more; nothing when it has ended.
+func stat(pid int) []string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	// "pid (name) state ppid …": the name may hold anything, parentheses too.
+	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 }
 
 // Start runs cmd in a process group of its own and waits until port accepts on this machine. The group is killed when the test ends.
