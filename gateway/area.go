@@ -198,8 +198,24 @@ func (ds *datasource) sweepAreas(ctx context.Context, m *mounted, kept map[strin
 	return err
 }
 
+// shares reports whether another datasource of this box works on the same storage.
+func (ds *datasource) shares(ctx context.Context) (bool, error) {
+	mine, err := ds.g.db.Setting(ctx, ds.markKey())
+	if err != nil || mine == "" {
+		return false, err
+	}
+	var others int
+	err = ds.g.db.QueryRow(ctx, `SELECT count(*) FROM settings WHERE key >= 'datasource.' AND key < 'datasource/' AND key <> $1 AND value = $2`,
+		ds.markKey(), mine).Scan(&others)
+	return others > 0, fault.Wrap("gateway.shares", ds.cfg.Name, err)
+}
+
 // left lists what lies in the areas of a datasource under names that are not live.
+// Where another datasource of this box works on the same storage, nothing is anybody's to judge.
 func (ds *datasource) left(ctx context.Context, m *mounted) (left []string, err error) {
+	if shared, err := ds.shares(ctx); err != nil || shared {
+		return nil, err
+	}
 	for _, area := range m.areas() {
 		for _, dir := range []string{area + "/" + staging, area + "/" + discarded} {
 			for info, err := range m.List(fresh(ctx), dir) {

@@ -189,13 +189,16 @@ func unwritable(name string, err error) error {
 	return fault.New("gateway.attach", name, fault.Denied, fmt.Errorf("the backend refuses to be written to: declare the datasource with readOnly: true, or give its credentials the right to make files: %w", err))
 }
 
+// markKey is the setting that remembers which storage this is.
+func (ds *datasource) markKey() string { return "datasource." + ds.cfg.Name + ".id" }
+
 // mark is the file in the area that says which storage this is.
 const mark = mounts.Area + "/id"
 
 // recognise refuses a storage that is not the one the datasource was: most likely something is not mounted, and what would be written now
 // would vanish beneath it.
 func (ds *datasource) recognise(ctx context.Context, m *mounted) error {
-	setting := "datasource." + ds.cfg.Name + ".id"
+	setting := ds.markKey()
 	want, err := ds.g.db.Setting(ctx, setting)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"cellgate/mounts"
 	"cellgate/mounts/flaky"
 	"cellgate/mounts/local"
+	"cellgate/mounts/mem"
 )
 
 // A datasource that is down costs its own workspaces only, and comes back by itself.
@@ -122,5 +123,21 @@ func TestStorageReplaced(t *testing.T) {
 	second, err := local.Driver().Open(t.Context(), mounts.Config{Name: "other", Options: map[string]string{"path": dir}})
 	if fault.KindOf(err) != fault.Busy {
 		t.Errorf("a second owner of the folder: %v, %v", second, err)
+	}
+}
+
+// Two datasources on one storage do not sweep away what the other has in flight.
+func TestOneStorageTwice(t *testing.T) {
+	disk := mem.New(mem.Config{})
+	far := gatewaytest.Far(disk, mounts.Native)
+	h := gatewaytest.New(t, gatewaytest.Config{Disks: map[string]mounts.Backend{"disk": far, "nas": far}})
+	h.Tell(t, "alice: put /docs/a 1 -> ok\nalice: put /homes/b 1 -> ok")
+	if _, err := mounts.WriteFile(t.Context(), disk, ".cellgate/tmp/put-of-the-other", []byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	h.Reopen()
+	h.Tell(t, "alice: cat /docs/a -> 1")
+	if _, err := disk.Stat(t.Context(), ".cellgate/tmp/put-of-the-other"); err != nil {
+		t.Errorf("swept: %v", err)
 	}
 }

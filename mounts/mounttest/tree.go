@@ -23,8 +23,11 @@ func testInfo(t *testing.T, b mounts.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if put.ModTime.IsZero() { // unknown: some servers do not tell it in their answer, and asking would double the round trips
+	if put.ModTime.IsZero() { // unknown: some servers do not tell it in their answer, nor the tag, and asking would double the round trips
 		put.ModTime = stat.ModTime
+		if put.Tag == "" {
+			put.Tag = stat.Tag
+		}
 	}
 	if put != stat {
 		t.Errorf("Put returned %+v\nStat says     %+v", put, stat)

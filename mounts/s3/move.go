@@ -53,7 +53,10 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	if name == "." {
 		return fault.New(op, name, fault.Invalid, errRoot)
 	}
+	kept := make(chan error, 1)
+	go func() { kept <- b.keepParent(ctx, name) }() // meanwhile: it does no harm where nothing is removed
 	s, err := b.look(ctx, name)
+	keptErr := <-kept
 	switch {
 	case err != nil:
 		return b.fail(ctx, "Remove", name, err)
@@ -66,7 +69,7 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	if !s.file {
 		key = b.folder(name)
 	}
-	if err = b.keepParent(ctx, name); err == nil {
+	if err = keptErr; err == nil {
 		err = b.core.RemoveObject(ctx, b.bucket, key, minio.RemoveObjectOptions{})
 	}
 	b.facts.forget(name)

@@ -74,9 +74,10 @@ type upload struct {
 	exclusive bool
 	modified  time.Time
 
-	sent  int64       // bytes of the file
-	known bool        // what holds all there is to know
-	what  mounts.Info // as the answer to a PUT tells
+	sent     int64       // bytes of the file
+	straight bool        // it went under its name at once
+	known    bool        // what holds all there is to know
+	what     mounts.Info // as the answer to a PUT tells
 }
 
 // direct puts the body under its name at once.
@@ -99,6 +100,7 @@ func (u *upload) direct(ctx context.Context) error {
 	unlock()
 	switch code := statusOf(err); {
 	case err == nil:
+		u.straight = true
 		return nil
 	case code == http.StatusPreconditionFailed && u.exclusive:
 		return fail(u.op, u.name, fault.Exist, err)
@@ -185,9 +187,10 @@ func (u *upload) told(h http.Header, at time.Time) {
 	u.known = !at.IsZero() && u.what.Tag != "" && u.b.tags.Load() >= 0
 }
 
-// info returns what the new file is. What is published is published: if the server cannot be asked any more, that is no failure.
+// info returns what the new file is. What is published is published: if the server cannot be asked any more, that is no failure. Where the body
+// went under its name at once, and the server said so, only its time is not known, which is not worth a round trip.
 func (u *upload) info(ctx context.Context) mounts.Info {
-	if u.known {
+	if u.known || u.straight {
 		return u.what
 	}
 	if info, err := u.b.stat(ctx, u.name); err == nil && !info.IsDir() && info.Size == u.sent {

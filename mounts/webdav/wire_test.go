@@ -91,9 +91,9 @@ func TestRequests(t *testing.T) {
 					return errors.Join(err, r.Close())
 				}, "GET", "GET", "GET"},
 				{"small Put", func() error { _, err := mounts.WriteFile(t.Context(), b, "f", []byte("x")); return err },
-					"PROPFIND PUT", "PROPFIND PUT", "MOVE PROPFIND PROPFIND PUT"},
+					"PUT", "PUT", "MOVE PROPFIND PROPFIND PUT"},
 				{"large Put", func() error { _, err := mounts.WriteFile(t.Context(), b, "f", make([]byte, 1<<20)); return err },
-					"PROPFIND PUT", "PROPFIND PUT", "MOVE PROPFIND PROPFIND PUT"},
+					"PUT", "PUT", "MOVE PROPFIND PROPFIND PUT"},
 				{"Mkdir", func() error { return b.Mkdir(t.Context(), "e") }, "MKCOL", "MKCOL", "MKCOL PROPFIND"},
 				{"Rename", func() error { return b.Rename(t.Context(), "f", "g") }, "MOVE", "MOVE PROPFIND PROPFIND PROPFIND PROPFIND", "MOVE"},
 				{"Remove", func() error { return b.Remove(t.Context(), "g") }, "DELETE", "DELETE", "DELETE PROPFIND"},
