@@ -172,8 +172,11 @@ func TestPurgeShut(t *testing.T) {
 			}
 		}
 		dig(t, filepath.Join(dir, "d", "still"), 0)
-		for name, mode := range map[string]os.FileMode{"shut/in": 0, "shut": 0, "still": 0o500, "blind": 0o300, "empty": 0} {
-			if err := os.Chmod(filepath.Join(dir, "d", name), mode); err != nil {
+		for _, f := range []struct { // the inner ones first
+			name string
+			mode os.FileMode
+		}{{"shut/in", 0}, {"shut", 0}, {"still", 0o500}, {"blind", 0o300}, {"empty", 0}} {
+			if err := os.Chmod(filepath.Join(dir, "d", f.name), f.mode); err != nil {
 				t.Fatal(err)
 			}
 		}
