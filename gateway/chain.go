@@ -143,11 +143,8 @@ const probeWait = 30 * time.Second
 func (ds *datasource) probe(ctx context.Context, m *mounted) (probe.Report, error) {
 	ctx, cancel := context.WithTimeout(fresh(ctx), probeWait)
 	defer cancel()
-	below := m.chain.direct
-	if m.chain.breaker != nil {
-		below = m.chain.breaker // neither the cache nor what waits to be written shall answer
-	}
-	r, err := probe.Run(ctx, below, mounts.Area+"/"+staging, ds.cfg.ReadOnly)
+	// Neither the cache nor what waits to be written shall answer.
+	r, err := probe.Run(ctx, m.chain.direct, mounts.Area+"/"+staging, ds.cfg.ReadOnly)
 	if err != nil {
 		return r, fault.Wrap("gateway.Probe", ds.cfg.Name, err)
 	}

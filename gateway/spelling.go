@@ -14,6 +14,9 @@ func Spellings(driver mounts.Driver) []mounts.Option {
 	if !has(driver.Options, "address") && (has(driver.Options, "host") || has(driver.Options, "url") || has(driver.Options, "endpoint")) {
 		all = append(all, mounts.Option{Name: "address", Help: "where the server is, HOST or HOST:PORT, in place of " + strings.Join(standsFor(driver), " and ")})
 	}
+	if (has(driver.Options, "url") || has(driver.Options, "endpoint")) && !has(driver.Options, "tls") {
+		all = append(all, mounts.Option{Name: "tls", Help: "true or false, in place of https or http at the beginning of the URL"})
+	}
 	if has(driver.Options, "mode") && !has(driver.Options, "passive") {
 		all = append(all, mounts.Option{Name: "passive", Help: "true or false, in place of mode"})
 	}
@@ -50,11 +53,18 @@ func (d Datasource) spelled(driver mounts.Driver) Datasource {
 				options["port"] = port
 			}
 		case has(driver.Options, "url"):
-			move("address", "url", schemed(address, options["tls"]))
+			move("address", "url", address)
 		default:
-			move("address", "endpoint", schemed(address, options["tls"]))
+			move("address", "endpoint", address)
 		}
-		if !has(driver.Options, "tls") {
+	}
+	for _, key := range []string{"url", "endpoint"} {
+		if options[key] == "" || !has(driver.Options, key) || has(driver.Options, "tls") {
+			continue
+		}
+		options[key] = schemed(options[key], options["tls"])
+		// What agrees with the URL says nothing new; what does not is left, so that it is refused.
+		if clear := strings.HasPrefix(options[key], "http://"); !clear && options["tls"] == "true" || clear && options["tls"] == "false" {
 			delete(options, "tls")
 		}
 	}
@@ -66,7 +76,7 @@ func (d Datasource) spelled(driver mounts.Driver) Datasource {
 			move("passive", "mode", "active")
 		}
 	}
-	if has(driver.Options, "tls") && has(driver.Options, "mode") { // of FTP, which has kinds of it
+	if has(driver.Options, "tls") && has(driver.Options, "mode") && options["tls"] != "" { // of FTP, which has kinds of it
 		switch options["tls"] {
 		case "true":
 			options["tls"] = "explicit"
@@ -83,7 +93,7 @@ func schemed(address, tls string) string {
 	switch {
 	case strings.Contains(address, "://"):
 		return address
-	case tls == "false" || tls == "off":
+	case tls == "false":
 		return "http://" + address
 	}
 	return "https://" + address

@@ -34,6 +34,9 @@ func TestSpellings(t *testing.T) {
 		{dav, o{"address": "localhost:81", "tls": "false"}, o{"url": "http://localhost:81"}},
 		{s3, o{"address": "http://localhost:9000", "bucket": "b"}, o{"endpoint": "http://localhost:9000", "bucket": "b"}},
 		{s3, o{"endpoint": "https://s3.example.org"}, o{"endpoint": "https://s3.example.org"}},
+		{s3, o{"endpoint": "localhost:9000", "tls": "false"}, o{"endpoint": "http://localhost:9000"}},
+		{s3, o{"endpoint": "https://s3.example.org", "tls": "true"}, o{"endpoint": "https://s3.example.org"}},
+		{s3, o{"endpoint": "http://s3.example.org", "tls": "true"}, o{"endpoint": "http://s3.example.org", "tls": "true"}},
 	} {
 		if got := (Datasource{Options: tt.in}).spelled(tt.driver).Options; !maps.Equal(got, tt.want) {
 			t.Errorf("%v: %v, want %v", tt.in, got, tt.want)

@@ -69,12 +69,7 @@ func (ds *datasource) status(ctx context.Context) DatasourceStatus {
 		st.State = Down
 		return st
 	}
-	st.Features = m.features
-	if t, err := ds.cfg.tuning(); err == nil && m.chain.cache != nil {
-		if st.Age = t.cacheAge; st.Age < 0 {
-			st.Age = defaultAge
-		}
-	}
+	st.Features, st.Age = m.features, m.chain.age
 	degrade := func(err error) {
 		if st.State == Up {
 			st.State, st.Err = Degraded, err

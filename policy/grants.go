@@ -11,12 +11,6 @@ import (
 	"cellgate/store"
 )
 
-// CheckGrant returns why a grant cannot be stored, every problem at once. Whether its policy exists is not asked.
-func CheckGrant(g Grant) error {
-	_, err := g.check()
-	return err
-}
-
 // check returns the grant in its one spelling, or every problem it has.
 func (g Grant) check() (Grant, error) {
 	var problems []error

@@ -29,9 +29,6 @@ type Server struct {
 	log      *buffer
 }
 
-// Log returns what the server printed until now.
-func (s *Server) Log() string { return s.log.String() }
-
 // Pause stops the server's processes (SIGSTOP) as a stalled machine would be, and Resume lets them go on. It returns once they have stopped.
 func (s *Server) Pause(t testing.TB) {
 	s.signal(t, syscall.SIGSTOP)
