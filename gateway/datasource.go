@@ -219,7 +219,13 @@ func (ds *datasource) recognise(ctx context.Context, m *mounted) error {
 		if err := m.chain.direct.Mkdir(ctx, mounts.Area); err != nil && fault.KindOf(err) != fault.Exist {
 			return err
 		}
-		if _, err := mounts.WriteFile(ctx, m.chain.direct, mark, []byte(have+"\n")); err != nil {
+		content := have + "\n"
+		opt := mounts.PutOptions{Size: int64(len(content)), Exclusive: true} // another datasource may be here for the first time, too
+		_, err := m.chain.direct.Put(ctx, mark, strings.NewReader(content), opt)
+		if fault.KindOf(err) == fault.Exist {
+			have, err = markOf(ctx, m.chain.direct)
+		}
+		if err != nil {
 			return err
 		}
 	}
