@@ -223,6 +223,7 @@ func (g *Gateway) DeleteDatasource(tx *store.Tx, name string) error {
 		`DELETE FROM props WHERE node IN (SELECT id FROM nodes WHERE datasource = $1)`,
 		`DELETE FROM nodes WHERE datasource = $1`,
 		`DELETE FROM locks WHERE datasource = $1`,
+		`DELETE FROM uploads WHERE datasource = $1`,
 		`DELETE FROM credentials WHERE datasource = $1`,
 		`DELETE FROM settings WHERE key = 'datasource.' || $1 || '.probe'`,
 		`DELETE FROM journal WHERE datasource = $1`,
@@ -301,8 +302,10 @@ func (g *Gateway) ForgetUser(tx *store.Tx, id int64, login string) error {
 	if err := g.ForgetLocks(tx, id); err != nil {
 		return fault.Wrap(op, login, err)
 	}
-	if _, err := tx.Exec(`DELETE FROM credentials WHERE user_id = $1`, id); err != nil {
-		return fault.Wrap(op, login, err)
+	for _, q := range []string{`DELETE FROM credentials WHERE user_id = $1`, `DELETE FROM uploads WHERE holder = $1`} {
+		if _, err := tx.Exec(q, id); err != nil {
+			return fault.Wrap(op, login, err)
+		}
 	}
 	tx.OnCommit(func() {
 		for _, ds := range g.table.Load().datasources {

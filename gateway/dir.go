@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io/fs"
 	"iter"
 	"maps"
 	"mime"
@@ -31,6 +32,13 @@ type Info struct {
 	Age time.Duration
 	// ID identifies the node through renames where the backend can, 0 where it cannot.
 	ID uint64
+	// Sums are the checksums that are known of the content, "MD5:hex SHA1:hex …", and what CreateOptions.Note said of it. Only for protocols
+	// that asked for them with Client.Sums.
+	Sums string
+	// What follows is for protocols that asked for it with Client.Posix.
+	Mode   fs.FileMode // permission bits, 0 where nobody has set any
+	Links  uint32      // names of the file, 0 unknown
+	Target string      // where a symbolic link points, as stored; "" says that the node is none
 }
 
 // Type returns the MIME type that the name's extension stands for, "application/octet-stream" when it stands for none. Content is never looked at.
@@ -54,11 +62,11 @@ func (s *Session) Stat(ctx context.Context, p Path) (_ Info, err error) {
 	if o.virtual() {
 		return o.folder(p), nil
 	}
-	info, err := o.stat(ctx, o.m, &o.target, true, policy.List)
+	info, err := o.stat(ctx, o.m, &o.target, !s.client.Posix, policy.List)
 	if err != nil {
 		return Info{}, err
 	}
-	if err := listable(info); err != nil {
+	if err := o.listable(info); err != nil {
 		return Info{}, err
 	}
 	i := o.info(p, info)
@@ -70,7 +78,7 @@ func (s *Session) Stat(ctx context.Context, p Path) (_ Info, err error) {
 		i.Age, _ = o.m.chain.cache.Age(o.name)
 	}
 	i.Writable = !o.ds.cfg.ReadOnly && o.b.view.Decide(act, o.at, o.env).Allowed
-	return i, nil
+	return o.overlaid(ctx, i)
 }
 
 // List yields the children of p that the subject may know of, in the backend's order, streamed; the last pair carries the error when it
@@ -103,6 +111,7 @@ func (s *Session) list(ctx context.Context, p Path, yield func(Info, error) bool
 	o.ds.outside.use(o.name, o.env.Time)
 	may := o.b.view.Children(policy.List, o.at, o.env)
 	folds, looks := !o.m.features.CaseSensitive, o.b.view.PerNode(o.at)
+	page := page{overlay: o.overlay()}
 	for child, err := range o.m.List(ctx, o.name) {
 		if err != nil {
 			return err
@@ -114,19 +123,20 @@ func (s *Session) list(ctx context.Context, p Path, yield func(Info, error) bool
 		if mounts.Reserved(child.Name) || !may(key).Allowed && !(looks && o.listed(key, child)) {
 			continue
 		}
-		if child.Type == mounts.Symlink {
+		if child.Type == mounts.Symlink && !s.client.Posix {
 			if child, err = o.follow(ctx, child); err != nil {
 				continue // dangling, leading out, or to where the subject may not look
 			}
 		}
-		if listable(child) != nil {
+		if o.listable(child) != nil {
 			continue
 		}
-		if !yield(o.info(p.child(child.Name), child), nil) {
-			return nil
+		if more, err := page.add(ctx, o, o.info(p.child(child.Name), child), yield); !more {
+			return err
 		}
 	}
-	return nil
+	_, err = page.flush(ctx, o, yield)
+	return err
 }
 
 // listed decides about one child where policies look at more than its name.
@@ -166,7 +176,15 @@ func (o *op) listVirtual(yield func(Info, error) bool) {
 // folder is the Info of a folder that has no times or sizes of its own.
 func (o *op) folder(p Path) Info { return Info{Name: p.Base(), Path: p, Dir: true} }
 
-// listable says that devices, sockets and pipes are not for clients.
+// listable is listable, but links are for protocols that know them.
+func (o *op) listable(info mounts.Info) error {
+	if info.Type == mounts.Symlink && o.s.client.Posix {
+		return nil
+	}
+	return listable(info)
+}
+
+// listable says that devices, sockets and pipes are not for clients, and links are followed first.
 func listable(info mounts.Info) error {
 	if info.Type == mounts.Other || info.Type == mounts.Symlink {
 		return fault.New("gateway", info.Name, fault.NotExist, nil)
@@ -175,7 +193,11 @@ func listable(info mounts.Info) error {
 }
 
 func (o *op) info(p Path, info mounts.Info) Info {
-	i := Info{Name: p.Base(), Path: p, Dir: info.IsDir(), ModTime: info.ModTime, ID: info.ID}
+	i := Info{Name: p.Base(), Path: p, Dir: info.IsDir(), ModTime: info.ModTime, ID: info.ID, Mode: info.Mode, Links: info.Links}
+	if info.Type == mounts.Symlink {
+		i.Target, i.Size = info.Target, int64(len(info.Target))
+		return i
+	}
 	if !i.Dir {
 		i.Size = info.Size
 		if o.known {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -19,6 +20,11 @@ type OpenOptions struct {
 	// Base makes publishing fail with Precondition when somebody else has changed the file since this handle took its copy, instead of
 	// the one who publishes last winning.
 	Base bool
+	// InPlace changes the file itself, or makes it under its name at once, as a local disk does, where the backend can and lies on this
+	// machine: what is written is seen by everybody at once, and nothing can be aborted. Sync and Close record it. Elsewhere the handle works
+	// as without.
+	InPlace bool
+	Perm    fs.FileMode // permission bits of a new file, 0: the backend's default
 }
 
 // Handle is an open file that is read and written at any place. What is written goes to a staged copy, made at the first write (a reflink
@@ -43,6 +49,20 @@ var errFlag = errors.New("the handle is not open for this")
 // OpenFile opens p for reading and writing at any place. The caller closes or aborts it.
 func (s *Session) OpenFile(ctx context.Context, p Path, opt OpenOptions) (_ *Handle, err error) {
 	h := &Handle{s: s, p: p, opt: opt}
+	if opt.InPlace && h.writes() && opt.Flag&(os.O_CREATE|os.O_TRUNC) != 0 {
+		if h.up, err = s.rewrite(ctx, p, opt); !errors.Is(err, errElsewhere) {
+			if err == nil && opt.Flag&os.O_TRUNC != 0 {
+				err = h.Truncate(0)
+			}
+			if err == nil {
+				h.info, err = h.up.settleInfo()
+			}
+			if err != nil && h.up != nil {
+				err = errors.Join(err, h.up.Abort())
+			}
+			return h, err
+		}
+	}
 	if h.reads() && opt.Flag&os.O_CREATE == 0 && !h.writes() {
 		h.read, err = s.Open(ctx, p, ReadOptions{N: -1})
 		if err == nil {
@@ -87,7 +107,7 @@ func (s *Session) OpenFile(ctx context.Context, p Path, opt OpenOptions) (_ *Han
 		}
 		return h, nil
 	}
-	h.up, err = s.Create(ctx, p, CreateOptions{Size: -1, Cond: opt.Cond, Exclusive: opt.Flag&os.O_EXCL != 0})
+	h.up, err = s.Create(ctx, p, CreateOptions{Size: -1, Cond: opt.Cond, Exclusive: opt.Flag&os.O_EXCL != 0, Mode: opt.Perm})
 	return h, err
 }
 
@@ -179,6 +199,13 @@ func (h *Handle) stage(ctx context.Context) error {
 	case h.up != nil:
 		return nil
 	}
+	if h.opt.InPlace {
+		up, err := h.s.rewrite(ctx, h.p, OpenOptions{Cond: h.opt.Cond})
+		if !errors.Is(err, errElsewhere) {
+			h.up = up
+			return err
+		}
+	}
 	up, err := h.s.Create(ctx, h.p, CreateOptions{Size: -1, Cond: h.opt.Cond})
 	if err != nil {
 		return err
@@ -249,6 +276,13 @@ func (h *Handle) publish(ctx context.Context) error {
 	if h.up == nil {
 		return h.broken
 	}
+	if h.up.live {
+		info, err := h.up.settleLive(ctx)
+		if err == nil {
+			h.info = info
+		}
+		return err
+	}
 	info, _, err := h.up.Commit(ctx)
 	h.up = nil
 	if err != nil {
@@ -284,7 +318,28 @@ func (h *Handle) Close(ctx context.Context) error {
 	return errors.Join(err, h.release())
 }
 
-// Abort releases the handle and throws away what was not published.
+// OSFile returns the local file that the handle reads and writes, for the kernel to do so without asking, and whether there is one: only of
+// a handle InPlace, and of one that writes only where nothing is counted on a quota. What is written there is recorded by Sync and Close.
+// The file stays the handle's.
+func (h *Handle) OSFile(ctx context.Context) (*os.File, bool) {
+	if !h.opt.InPlace {
+		return nil, false
+	}
+	if h.writes() && h.stage(ctx) != nil {
+		return nil, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed || h.broken != nil:
+		return nil, false
+	case h.up != nil:
+		return h.up.lend(ctx)
+	}
+	return h.read.OSFile()
+}
+
+// Abort releases the handle and throws away what was not published. What was written in place stays, and is recorded.
 func (h *Handle) Abort() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -292,10 +347,14 @@ func (h *Handle) Abort() error {
 		return nil
 	}
 	var err error
-	if h.up != nil {
+	switch {
+	case h.up == nil:
+	case h.up.live:
+		_, _, err = h.up.Commit(context.WithoutCancel(h.s.g.life))
+	default:
 		err = h.up.Abort()
-		h.up = nil
 	}
+	h.up = nil
 	return errors.Join(err, h.release())
 }
 

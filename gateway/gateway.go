@@ -60,6 +60,7 @@ type Limits struct {
 	LocksNode   int           // shared ones of one node, 64
 	LocksTotal  int           // of everybody, 200,000
 	LockTimeout time.Duration // the longest a lock lasts without refresh, 1 h
+	Uploads     int           // unfinished uploads in parts per user, 1000
 	Props       int           // dead properties of a node, 256
 	PropBytes   int           // of one property's value, 64 KiB
 	PropsBytes  int           // of all properties of a node, 256 KiB
@@ -78,6 +79,7 @@ func (l *Limits) defaults() {
 	set(&l.Locks, 10_000)
 	set(&l.LocksNode, 64)
 	set(&l.LocksTotal, 200_000)
+	set(&l.Uploads, 1000)
 	set(&l.Props, 256)
 	set(&l.PropBytes, 64<<10)
 	set(&l.PropsBytes, 256<<10)
@@ -121,6 +123,7 @@ type Gateway struct {
 	locks   lockTable
 	journal journal
 	budgets budgets
+	uploads uploads
 	bus     event.Bus
 	stats   counters
 
@@ -207,6 +210,7 @@ func (g *Gateway) Events() *event.Bus { return &g.bus }
 func (g *Gateway) tend() {
 	tick := time.NewTicker(g.limits.Retry)
 	defer tick.Stop()
+	var expired time.Time
 	for {
 		select {
 		case <-g.life.Done():
@@ -225,6 +229,12 @@ func (g *Gateway) tend() {
 			g.locks.expire()
 			g.trash.retry(g)
 			g.journal.tidy(g.life)
+			if now := g.clock.Now(); now.Sub(expired) > time.Hour || now.Before(expired) {
+				expired = now
+				if err := g.expireParts(g.life); err != nil {
+					g.log.Warn("cannot forget old uploads", "err", err)
+				}
+			}
 		}
 	}
 }

@@ -26,7 +26,8 @@ const (
 	verbRemove
 	verbMove
 	verbCopy
-	verbSetTime
+	verbSetAttr
+	verbLink
 	verbProps
 	verbSetProps
 	verbLock
@@ -37,7 +38,7 @@ const (
 )
 
 func (v verb) String() string {
-	return [verbs]string{"stat", "list", "read", "create", "write", "mkdir", "remove", "move", "copy", "set-time",
+	return [verbs]string{"stat", "list", "read", "create", "write", "mkdir", "remove", "move", "copy", "set-attr", "link",
 		"props", "set-props", "lock", "unlock", "locks", "space"}[v]
 }
 
@@ -53,7 +54,7 @@ func (v verb) changes() bool {
 // grows reports whether the verb needs room that it does not give back.
 func (v verb) grows() bool {
 	switch v {
-	case verbCreate, verbWrite, verbMkdir, verbCopy, verbSetProps, verbLock:
+	case verbCreate, verbWrite, verbMkdir, verbLink, verbCopy, verbSetProps, verbLock:
 		return true
 	}
 	return false

@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"time"
 
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
@@ -209,41 +208,4 @@ func (o *op) patch(tx *store.Tx, info mounts.Info, changes []PropChange) error {
 		return fault.New("gateway.props", o.path.String(), fault.TooLarge, errProps)
 	}
 	return nil
-}
-
-// SetModTime sets the modification time of p.
-func (s *Session) SetModTime(ctx context.Context, p Path, t time.Time) (err error) {
-	o, err := s.begin(ctx, verbSetTime, p, policy.Modify, policy.Create)
-	if err != nil {
-		return err
-	}
-	defer o.end(&err)
-	setter, ok := mounts.As[mounts.TimeSetter](o.m.Backend)
-	if !ok {
-		return fault.New("gateway.set-time", p.String(), fault.Unsupported, nil)
-	}
-	release, err := o.ds.serial.claim(ctx, span{path: o.at.Path})
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := o.again(ctx, policy.Modify, policy.Create); err != nil {
-		return err
-	}
-	info, err := o.changing(ctx, Cond{})
-	if err != nil {
-		return err
-	}
-	if err := setter.SetModTime(ctx, o.name, t); err != nil {
-		return err
-	}
-	err = o.commit(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`UPDATE nodes SET mtime = $1 WHERE datasource = $2 AND depth = $3 AND path = $4`,
-			t.UnixNano(), o.at.Datasource, depthOf(o.at.Path), o.at.Path)
-		return err
-	})
-	if err == nil {
-		o.publish(event.Props, o.at, policy.Place{}, info.IsDir(), -1)
-	}
-	return err
 }

@@ -78,7 +78,10 @@ func (o *op) open(ctx context.Context, opt ReadOptions) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.release())
 	}
-	f.info, f.name = o.info(o.path, info), o.name
+	f.name = o.name
+	if f.info, err = o.overlaid(ctx, o.info(o.path, info)); err != nil {
+		return nil, errors.Join(err, f.release())
+	}
 	return f, nil
 }
 

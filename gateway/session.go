@@ -24,6 +24,10 @@ type Client struct {
 	Tokens []string
 	// OwnLocks says that the protocol has no way to submit tokens: then the user's own locks do not bind the user.
 	OwnLocks bool
+	// Posix says that the protocol shows permission bits, and symbolic links as what they are. Else a link is what it leads to.
+	Posix bool
+	// Sums says that the protocol shows checksums.
+	Sums bool
 }
 
 // Session is the tree as one authenticated subject sees it. Protocols make one per login and With a copy per request; both are safe for

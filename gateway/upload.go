@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"cellgate/gateway/event"
 	"cellgate/internal/fault"
 	"cellgate/mounts"
 	"cellgate/policy"
@@ -22,9 +22,15 @@ type CreateOptions struct {
 	Size      int64     // declared length, -1 unknown; a body of another length is Invalid and publishes nothing
 	ModTime   time.Time // zero: when it is published
 	Cond      Cond
-	Exclusive bool   // fail with Exist when the name is taken
-	Expect    bool   // the client waits to hear whether it shall send the body (RFC 9110 §10.1.1): then even a small one is judged before
-	Checksum  string // what the content must have: "SHA1:hex", "MD5:…", "SHA256:…", "CRC32C:…", "ADLER32:…"; several separated by spaces
+	Exclusive bool // fail with Exist when the name is taken
+	Expect    bool // the client waits to hear whether it shall send the body (RFC 9110 §10.1.1): then even a small one is judged before
+	// Checksum is what the content must have: "SHA1:hex", "MD5:…", "SHA256:…", "CRC32:…", "CRC32C:…", "CRC64NVME:…", "ADLER32:…"; several
+	// separated by spaces. They are kept with the content, see Info.Sums.
+	Checksum string
+	Compute  []string     // algorithms of checksums to compute and keep besides
+	Note     string       // words to keep with the content beside its checksums, "WORD:value …"
+	Mode     fs.FileMode  // permission bits of a new file where the backend keeps them, 0: its default
+	Props    []PropChange // made in the same transaction
 }
 
 // Upload is new content of one file on its way. Nothing of it is seen until Commit succeeds; closing without Commit is Abort. Write and
@@ -39,6 +45,14 @@ type Upload struct {
 	far    *outbound         // on its way across a network
 	sums   *sums
 	quota  *hold
+
+	kept    bool                     // staged stays when it cannot be published
+	within  func(tx *store.Tx) error // what else its transaction does, nil nothing
+	live    bool                     // file is the target itself, see rewrite
+	lent    bool                     // the kernel writes to it, too
+	base    int64                    // bytes of a live file that are counted
+	last    mounts.Info              // of a lent file, as it was recorded
+	changed atomic.Bool              // something of a live file is not recorded yet
 
 	next int64        // where Write goes on
 	size atomic.Int64 // highest byte written
@@ -74,7 +88,7 @@ func (s *Session) Create(ctx context.Context, p Path, opt CreateOptions) (_ *Upl
 func (o *op) upload(ctx context.Context, opt CreateOptions) (*Upload, error) {
 	u := &Upload{o: o, opt: opt, acts: []policy.Action{policy.Create, policy.Modify}}
 	var err error
-	if u.sums, err = newSums(opt.Checksum); err != nil {
+	if u.sums, err = newSums(opt.Checksum, opt.Compute); err != nil {
 		return nil, err
 	}
 	var cur mounts.Info
@@ -215,6 +229,11 @@ func (u *Upload) put(p []byte, off int64, ordered bool) (n int, err error) {
 	over := u.over
 	u.mu.Unlock()
 	end := off + int64(len(p))
+	if u.live && !over {
+		if err := u.permitted(); err != nil {
+			return 0, err
+		}
+	}
 	switch {
 	case over:
 		return 0, fault.New("gateway.Upload", u.o.path.String(), fault.Invalid, errOver)
@@ -231,6 +250,7 @@ func (u *Upload) put(p []byte, off int64, ordered bool) (n int, err error) {
 	}
 	switch {
 	case u.far == nil:
+		u.changed.Store(true)
 		n, err = u.file.WriteAt(p, off)
 	case ordered:
 		n, err = u.far.write(p)
@@ -313,6 +333,10 @@ func (u *Upload) Commit(ctx context.Context) (_ Info, created bool, err error) {
 	}
 	defer u.o.end(&err)
 	defer u.drop(&err)
+	if u.live {
+		info, err := u.settleLive(ctx)
+		return info, false, err
+	}
 	if err := u.verify(); err != nil {
 		return Info{}, false, err
 	}
@@ -353,7 +377,7 @@ func (u *Upload) drop(err *error) {
 		if cerr := u.far.close(); cerr != nil {
 			u.o.g.log.Warn("closing a spooled upload failed", "path", u.o.path, "err", cerr)
 		}
-	} else if *err != nil {
+	} else if *err != nil && !u.live && !u.kept {
 		if rerr := u.o.m.Remove(context.WithoutCancel(u.o.g.life), u.staged); rerr != nil && fault.KindOf(rerr) != fault.NotExist {
 			u.o.g.log.Warn("a staged file is left behind until the next start", "name", u.staged, "err", rerr)
 		}
@@ -379,6 +403,7 @@ func (u *Upload) truncate(size int64) error {
 	if u.far != nil {
 		return u.far.truncate(size)
 	}
+	u.changed.Store(true)
 	return u.file.Truncate(size)
 }
 
@@ -388,164 +413,4 @@ func (u *Upload) content() io.ReaderAt {
 		return u.far
 	}
 	return u.file
-}
-
-// publish makes the content that of the target.
-func (u *Upload) publish(ctx context.Context) (_ Info, created bool, err error) {
-	o := u.o
-	if u.far != nil {
-		return u.send(ctx)
-	}
-	// The staged bytes are made durable before the publish lock is taken: it is held for the short last steps only.
-	if err := u.settle(ctx); err != nil {
-		return Info{}, false, err
-	}
-	cur, exists, release, err := u.claim(ctx)
-	if err != nil {
-		return Info{}, false, err
-	}
-	defer release()
-	if exists {
-		if err := o.keepMode(ctx, u.staged, cur); err != nil {
-			return Info{}, false, err
-		}
-	}
-	info, err := u.file.Stat()
-	if err != nil {
-		return Info{}, false, err
-	}
-	e := o.entry(o.m, stepOf(u.staged, o.name, info))
-	if err := o.replace(ctx, o.row(o.at, info, u.sums.String()), e, cur, exists, u.quota); err != nil {
-		return Info{}, false, err
-	}
-	if err := o.perform(ctx, o.m, e); err != nil {
-		return Info{}, false, err
-	}
-	o.replaced(exists, info.Size)
-	// The stamps of the file have moved with the rename: the entity tag is that of now.
-	if info, err = u.file.Stat(); err != nil {
-		return Info{}, false, err
-	}
-	info.Name = o.path.Base()
-	return o.info(o.path, info), !exists || !o.known, nil
-}
-
-// claim takes the publish lock of the target and asks everything once more under it. Following a link may show that the target is elsewhere
-// than it was: then it is that place's lock that counts.
-func (u *Upload) claim(ctx context.Context) (cur mounts.Info, exists bool, release func(), err error) {
-	o := u.o
-	for range maxFollow {
-		at := o.at.Path
-		if release, err = o.ds.serial.claim(ctx, span{path: at}); err != nil {
-			return cur, false, nil, err
-		}
-		if err = o.again(ctx, u.acts...); err == nil {
-			cur, exists, err = u.judge(ctx)
-		}
-		if err == nil && o.at.Path == at {
-			return cur, exists, release, nil
-		}
-		release()
-		if err != nil {
-			return cur, false, nil, err
-		}
-	}
-	return cur, false, nil, fault.New("gateway.Upload", o.path.String(), fault.Busy, errLinks)
-}
-
-// maxFollow is how often the target of an upload may change by a link before it is given up.
-const maxFollow = 8
-
-var errLinks = errors.New("the links on the way keep changing")
-
-// settle makes the staged bytes durable and gives them their time.
-func (u *Upload) settle(ctx context.Context) error {
-	o := u.o
-	if !u.opt.ModTime.IsZero() {
-		if t, ok := mounts.As[mounts.TimeSetter](o.m.Backend); ok {
-			if err := t.SetModTime(ctx, u.staged, u.opt.ModTime); err != nil {
-				return err
-			}
-		}
-	}
-	if o.ds.cfg.Durability == Synced {
-		return fault.Wrap("gateway.Upload", o.path.String(), u.file.Sync())
-	}
-	return nil
-}
-
-// keepMode gives a staged file the permission bits of the one it replaces.
-func (o *op) keepMode(ctx context.Context, staged string, cur mounts.Info) error {
-	if cur.Mode == 0 {
-		return nil
-	}
-	m, ok := mounts.As[mounts.ModeSetter](o.m.Backend)
-	if !ok {
-		return nil
-	}
-	if info, err := o.m.Stat(ctx, staged); err != nil || info.Mode == cur.Mode {
-		return err
-	}
-	return m.SetMode(ctx, staged, cur.Mode)
-}
-
-// send publishes what goes across a network: the transaction first, and then the backend gets what was held back.
-func (u *Upload) send(ctx context.Context) (_ Info, created bool, err error) {
-	o := u.o
-	cur, exists, release, err := u.claim(ctx)
-	if err != nil {
-		return Info{}, false, err
-	}
-	defer release()
-	u.far.expect(u, cur, exists)
-	size := u.size.Load()
-	row := o.row(o.at, mounts.Info{Size: size, ModTime: u.opt.ModTime}, u.sums.String())
-	e := o.entry(o.m, step{Do: doPut, To: o.name, Stamp: stampOf(cur, exists)})
-	if err := o.replace(ctx, row, e, cur, exists, u.quota); err != nil {
-		return Info{}, false, err
-	}
-	info, err := u.far.publish(context.WithoutCancel(ctx), size)
-	if err = o.performed(ctx, o.m, e, err); err != nil {
-		return Info{}, false, err
-	}
-	// The row shall say what the file is there, so that a change from outside is told from this one.
-	info.Name = o.path.Base()
-	o.g.db.Later(func(tx *store.Tx) error { return renewRow(tx, *row, info) })
-	o.replaced(exists, size)
-	return o.info(o.path, info), !exists || !o.known, nil
-}
-
-// replace commits that the file of row becomes the target. What is still to be done is in e. The caller holds the publish lock.
-func (o *op) replace(ctx context.Context, row *node, e *entry, cur mounts.Info, exists bool, quota *hold) error {
-	return o.commit(ctx, func(tx *store.Tx) error {
-		e.Undo = inverse{Gone: &o.at}
-		was, had := node{}, false
-		if exists {
-			var err error
-			if was, had, err = loadNode(tx.QueryRow, o.at); err != nil {
-				return err
-			}
-		}
-		usage := quota.usage(row.Size, cur.Size, was, had)
-		if had {
-			if cur.Tag == "" && cur.Change == 0 {
-				was.Sums = "" // should this come back, nothing tells for sure that the content is still that
-			}
-			e.Undo = inverse{Was: &was}
-		}
-		o.g.count(tx, usage, 1)
-		e.Undo.Usage = negated(usage)
-		tx.Collect(nodes{o.g}, row)
-		return nil
-	}, e)
-}
-
-// replaced tells of a file that was published.
-func (o *op) replaced(existed bool, size int64) {
-	o.g.stats.published.Add(1)
-	kind := event.Created
-	if existed {
-		kind = event.Modified
-	}
-	o.publish(kind, o.at, policy.Place{}, false, size)
 }

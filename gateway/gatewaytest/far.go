@@ -43,7 +43,23 @@ func (f far) List(ctx context.Context, dir string) iter.Seq2[mounts.Info, error]
 }
 
 func (f far) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
-	return f.next.Open(ctx, name, off, n)
+	r, err := f.next.Open(ctx, name, off, n)
+	if s, ok := r.(mounts.Stater); ok {
+		return farReader{r, s, f}, err
+	}
+	return r, err
+}
+
+// farReader tells of its file what a stat would.
+type farReader struct {
+	io.ReadCloser
+	stater mounts.Stater
+	far    far
+}
+
+func (r farReader) Stat() (mounts.Info, error) {
+	i, err := r.stater.Stat()
+	return r.far.dim(i), err
 }
 
 func (f far) Put(ctx context.Context, name string, src io.Reader, opt mounts.PutOptions) (mounts.Info, error) {

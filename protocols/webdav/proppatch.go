@@ -149,7 +149,7 @@ func (n *propNode) apply(changes []gateway.PropChange, modified time.Time) error
 		return nil
 	}
 	// A backend that keeps no times is no reason for Windows to call the whole copy failed.
-	if err := n.q.s.SetModTime(n.q.ctx(), n.q.path, modified); fault.KindOf(err) != fault.Unsupported {
+	if err := n.q.s.SetAttr(n.q.ctx(), n.q.path, gateway.Attr{ModTime: modified}); fault.KindOf(err) != fault.Unsupported {
 		return err
 	}
 	return nil
