@@ -52,6 +52,7 @@ type Service struct {
 	budget   *budget
 	verified *verified
 	flights  singleflight.Group
+	s3       s3Keys
 
 	epoch    atomic.Uint64
 	mu       sync.Mutex

@@ -15,7 +15,6 @@ import (
 	"cellgate/internal/fault"
 	"cellgate/internal/secret"
 	"cellgate/policy"
-	"cellgate/policy/audit"
 	"cellgate/policy/guard"
 	"cellgate/store"
 )
@@ -86,9 +85,7 @@ func (s *Service) verify(ctx context.Context, p pair, key [32]byte, a Attempt) (
 		return nil, fault.Wrap(op, "", err)
 	}
 	if c == nil || !s.permits(c.subject, a, now) {
-		if s.audit != nil {
-			s.audit.Note(audit.Record{Time: now, Actor: "user:" + p.login, Action: "login", Outcome: "refused", Protocol: a.Protocol, Addr: addrText(a.Addr), Detail: a.Client})
-		}
+		s.noteRefused(p.login, a)
 		return nil, fault.New(op, "", fault.Unauthenticated, errRefused)
 	}
 	s.budget.refund(p, now, true)
