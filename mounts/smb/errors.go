@@ -129,6 +129,8 @@ func kindOf(err error) fault.Kind {
 		return fault.Busy
 	case errors.Is(err, dial.ErrRefused):
 		return fault.Denied
+	case errors.Is(err, os.ErrClosed):
+		return fault.Invalid
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrExist), errors.Is(err, os.ErrNotExist),
 		errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrInvalid):
 		return fault.KindOf(err)

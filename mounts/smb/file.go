@@ -43,17 +43,17 @@ func (s *session) file(ctx context.Context, path, name string, flag int) (*file,
 		mode = os.O_RDWR
 	}
 	create := flag&os.O_CREATE != 0
-	open := func(more int) (*smb2.File, error) {
+	open := func(more int) (*handle, error) {
 		if mode != os.O_WRONLY {
-			return s.openFile(ctx, path, mode|more)
+			return s.open(ctx, path, mode|more)
 		}
-		f, err := s.openFile(ctx, path, os.O_RDWR|more) // the right to read what it is comes with that to read it
+		f, err := s.open(ctx, path, os.O_RDWR|more) // the right to read what it is comes with that to read it
 		if kindOf(err) == fault.Denied {
-			f, err = s.openFile(ctx, path, mode|more)
+			f, err = s.open(ctx, path, mode|more)
 		}
 		return f, err
 	}
-	var f *smb2.File
+	var f *handle
 	var err error = os.ErrNotExist
 	if !create || flag&os.O_EXCL == 0 {
 		f, err = open(0)
@@ -74,9 +74,9 @@ func (s *session) file(ctx context.Context, path, name string, flag int) (*file,
 		}
 		return nil, err
 	}
-	h := &file{s: s, f: f, name: name, mode: mode, release: s.b.hold(path)}
+	h := &file{b: s.b, f: f, name: name, mode: mode, release: s.b.hold(path)}
 	if !made {
-		stat, err := s.stat(ctx, f)
+		stat, err := f.stat(ctx)
 		if kindOf(err) == fault.Denied && mode == os.O_WRONLY {
 			stat, err = s.b.lstatRaw(ctx, path)
 		}
@@ -84,11 +84,11 @@ func (s *session) file(ctx context.Context, path, name string, flag int) (*file,
 			err = failure{fault.IsDir, "is a folder"}
 		}
 		if err == nil && flag&os.O_TRUNC != 0 {
-			_, err = on(ctx, s, func() (none, error) { return none{}, f.Truncate(0) }, nil)
+			err = f.truncate(ctx, 0)
 		}
 		if err != nil {
 			h.release()
-			s.leaveFile(ctx, f)
+			f.leave(ctx)
 			return nil, err
 		}
 	}
@@ -97,51 +97,36 @@ func (s *session) file(ctx context.Context, path, name string, flag int) (*file,
 
 // file is an open file. Its calls have no context; the watch of the session ends them when the server is silent.
 type file struct {
-	s       *session
-	f       *smb2.File
+	b       *Backend
+	f       *handle
 	name    string
 	mode    int
 	release func() // see Backend.hold
-
-	mu     sync.RWMutex // held shared by calls: the library's Close must be alone
-	closed bool         // guarded by mu
 }
 
-// begin is the door of every call; end must follow unless it fails.
-func (h *file) begin(op string, mode int) (end func(), err error) {
-	if mode != os.O_RDWR && h.mode != os.O_RDWR && h.mode != mode {
-		return nil, h.s.b.fail(op, h.name, failure{fault.Denied, "not opened for this"})
+// allowed refuses what the file was not opened for.
+func (h *file) allowed(op string, mode int) error {
+	if h.mode != os.O_RDWR && h.mode != mode {
+		return h.b.fail(op, h.name, failure{fault.Denied, "not opened for this"})
 	}
-	h.mu.RLock()
-	if h.closed {
-		h.mu.RUnlock()
-		return nil, fault.New("mounts/smb."+op, h.name, fault.Invalid, os.ErrClosed)
-	}
-	return h.mu.RUnlock, nil
+	return nil
 }
 
 // ReadAt implements io.ReaderAt.
 func (h *file) ReadAt(p []byte, off int64) (int, error) {
-	return h.parts("ReadAt", os.O_RDONLY, p, off, h.s.readAt)
+	return h.parts("ReadAt", os.O_RDONLY, p, off, h.f.readAt)
 }
 
 // WriteAt implements io.WriterAt.
 func (h *file) WriteAt(p []byte, off int64) (int, error) {
-	return h.parts("WriteAt", os.O_WRONLY, p, off, func(f *smb2.File, p []byte, off int64) (int, error) {
-		if err := h.s.writeAt(f, p, off); err != nil {
-			return 0, err
-		}
-		return len(p), nil
-	})
+	return h.parts("WriteAt", os.O_WRONLY, p, off, h.f.writeAt)
 }
 
 // parts does one thing to p in blocks, several at a time. It returns the bytes done before the first failure.
-func (h *file) parts(op string, mode int, p []byte, off int64, do func(f *smb2.File, p []byte, off int64) (int, error)) (int, error) {
-	end, err := h.begin(op, mode)
-	if err != nil {
+func (h *file) parts(op string, mode int, p []byte, off int64, do func(p []byte, off int64) (int, error)) (int, error) {
+	if err := h.allowed(op, mode); err != nil {
 		return 0, err
 	}
-	defer end()
 	if off < 0 {
 		return 0, fault.New("mounts/smb."+op, h.name, fault.Invalid, nil)
 	}
@@ -157,7 +142,7 @@ func (h *file) parts(op string, mode int, p []byte, off int64, do func(f *smb2.F
 	places := make(chan none, ahead)
 	for i := range results {
 		part := p[i*block : min(len(p), (i+1)*block)]
-		step := func() { results[i].n, results[i].err = do(h.f, part, off+int64(i)*block) }
+		step := func() { results[i].n, results[i].err = do(part, off+int64(i)*block) }
 		if len(results) == 1 {
 			step()
 			break
@@ -171,77 +156,49 @@ func (h *file) parts(op string, mode int, p []byte, off int64, do func(f *smb2.F
 		if n += r.n; r.err == io.EOF {
 			return n, io.EOF
 		} else if r.err != nil {
-			return n, h.s.b.fail(op, h.name, r.err)
+			return n, h.b.fail(op, h.name, r.err)
 		}
 	}
 	return n, nil
 }
 
-// call runs a call of the library on the file.
-func (h *file) call(op string, mode int, do func() error) error {
-	end, err := h.begin(op, mode)
-	if err != nil {
-		return err
-	}
-	defer end()
-	_, err = run(h.s, func() (none, error) { return none{}, do() })
-	return h.s.b.fail(op, h.name, err)
-}
-
 // Stat implements mounts.RandomFile.
 func (h *file) Stat() (mounts.Info, error) {
-	var info mounts.Info
-	err := h.call("Stat", os.O_RDWR, func() error {
-		free, err := h.s.slot()
-		if err != nil {
-			return err
-		}
-		defer free()
-		stat, err := h.f.Stat()
-		if err != nil {
-			return err
-		}
-		if own, ok := stat.Sys().(*smb2.FileStat); ok {
-			_, base := mounts.Split(h.name)
-			info = infoOf(own, base)
-		}
-		return nil
-	})
-	return info, err
+	stat, err := use(h.f, large, statOf)
+	if err != nil {
+		return mounts.Info{}, h.b.fail("Stat", h.name, err)
+	}
+	_, base := mounts.Split(h.name)
+	return infoOf(stat, base), nil
 }
 
 // Truncate implements mounts.RandomFile.
 func (h *file) Truncate(size int64) error {
-	return h.call("Truncate", os.O_WRONLY, func() error {
-		if size < 0 {
-			return os.ErrInvalid
-		}
-		return h.f.Truncate(size)
-	})
+	if err := h.allowed("Truncate", os.O_WRONLY); err != nil {
+		return err
+	}
+	_, err := use(h.f, small, func(f *smb2.File) (none, error) { return none{}, f.Truncate(size) })
+	return h.b.fail("Truncate", h.name, err)
 }
 
 // Sync implements mounts.RandomFile.
 func (h *file) Sync() error {
-	if h.s.b.cfg.unsynced || h.mode == os.O_RDONLY { // a server refuses to flush what cannot be written
-		end, err := h.begin("Sync", os.O_RDWR)
-		if err == nil {
-			end()
+	_, err := use(h.f, small, func(f *smb2.File) (none, error) {
+		if h.b.cfg.unsynced || h.mode == os.O_RDONLY { // a server refuses to flush what cannot be written
+			return none{}, nil
 		}
-		return err
-	}
-	return h.call("Sync", os.O_RDWR, h.f.Sync)
+		return none{}, f.Sync()
+	})
+	return h.b.fail("Sync", h.name, err)
 }
 
 // Close implements io.Closer.
 func (h *file) Close() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return fault.New("mounts/smb.Close", h.name, fault.Invalid, os.ErrClosed)
+	err := h.f.close()
+	if !errors.Is(err, os.ErrClosed) {
+		h.release()
 	}
-	h.closed = true
-	h.release()
-	return h.s.b.fail("Close", h.name, h.s.closeFile(h.f))
+	return h.b.fail("Close", h.name, err)
 }
 
 // Truncate implements mounts.Truncater.
@@ -262,9 +219,9 @@ func (b *Backend) Truncate(ctx context.Context, name string, size int64) error {
 			if err != nil {
 				return none{}, err
 			}
-			_, err = on(ctx, s, func() (none, error) { return none{}, h.f.Truncate(size) }, nil)
+			err = h.f.truncate(ctx, size)
 			h.release()
-			s.leaveFile(ctx, h.f)
+			h.f.leave(ctx)
 			return none{}, err
 		})
 	})
@@ -303,19 +260,21 @@ func (b *Backend) CopyFile(ctx context.Context, from, to string) (mounts.Info, e
 		if err := t.ready(ctx); err != nil {
 			return err
 		}
-		f, err := patient(ctx, func() (*smb2.File, error) { return t.s.openFile(ctx, path, os.O_RDONLY) })
+		f, err := patient(ctx, func() (*handle, error) { return t.f.s.open(ctx, path, os.O_RDONLY) })
 		if err != nil {
 			return err
 		}
-		defer t.s.leaveFile(ctx, f)
-		stat, err := t.s.stat(ctx, f)
+		defer f.leave(ctx)
+		stat, err := f.stat(ctx)
 		if err != nil || stat.EndOfFile == 0 {
 			return err
 		}
 		if stat.EndOfFile > mostCopied || stat.FileAttributes&attrDir != 0 { // not what it was
 			return failure{fault.Unsupported, "the file has changed"}
 		}
-		n, err := on(ctx, t.s, func() (int64, error) { return t.f.ReadFrom(f) }, nil)
+		n, err := leaving(ctx, b, func() (int64, error) {
+			return both(t.f, f, func(to, from *smb2.File) (int64, error) { return to.ReadFrom(from) })
+		}, nil)
 		if err == nil && n != stat.EndOfFile {
 			err = errors.New("the server copied another number of bytes than there are")
 		}

@@ -68,6 +68,19 @@ func TestNegotiatedCipher(t *testing.T) {
 	}
 }
 
+// TestSetupCost: the library's account of credits is that of the server.
+func TestSetupCost(t *testing.T) {
+	for granted, want := range map[uint16]uint16{254: 250, 4: 0, 1: 0} {
+		frame := answer(commandSetup, 9, func([]byte) {})
+		le.PutUint16(frame[14:], granted)
+		var h handshake
+		h.inspect(frame, false)
+		if got := le.Uint16(frame[14:]); got != want {
+			t.Errorf("of %d credits the library is told %d, want %d", granted, got, want)
+		}
+	}
+}
+
 func FuzzInspect(f *testing.F) {
 	f.Add(withCipher(2, 1, 2), true)
 	f.Add(answer(commandSetup, 9, func([]byte) {}), true)
@@ -267,8 +280,8 @@ func TestErrors(t *testing.T) {
 func TestContain(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &session{b: newBackend(config{}, nil), link: newLink(near, false), calls: map[*call]none{}, end: func() {}}
-	if _, err := on(t.Context(), s, func() (int, error) { return []int{}[len(t.Name())], nil }, nil); kindOf(err) != fault.Unavailable || s.reason() == nil {
+	s := newSession(newBackend(config{}, nil), newLink(near, false))
+	if _, err := on(t.Context(), s, small, func() (int, error) { return []int{}[len(t.Name())], nil }, nil); kindOf(err) != fault.Unavailable || s.reason() == nil {
 		t.Errorf("%v, session ended by %v", err, s.reason())
 	}
 }

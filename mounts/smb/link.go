@@ -18,6 +18,8 @@ import (
 //   - The library encrypts only when the server's answer says so (SMB2_SESSION_FLAG_ENCRYPT_DATA, MS-SMB2 §2.2.6), but that a client wants it
 //     is the client's decision (§3.2.5.3.1, Session.EncryptData): link sets the flag where encryption is wanted and was negotiated.
 //   - The library takes answers in the clear in an encrypted session. From then on link lets pass encrypted frames only, both ways.
+//   - The library does not take the credits that a session costs to set up from its account. Where a server grants no more than it must, it would
+//     be closed for a request too many: link takes them from what the server grants.
 //   - The size of a frame is bounded, and the time of the last byte either way is known.
 type link struct {
 	net.Conn
@@ -31,7 +33,8 @@ type link struct {
 	held  bool    // head is set
 
 	handshake
-	last atomic.Int64 // time of the last byte received, or sent within a long request; by now
+	told atomic.Pointer[chan none] // closed and dropped once the next request is written, see sent
+	last atomic.Int64              // time of the last byte received, or sent within a long request; by now
 }
 
 // handshake is what the server's answers said until the session was set up.
@@ -138,6 +141,11 @@ func (l *link) Write(p []byte) (int, error) {
 	}
 	const piece = 128 << 10
 	done := min(len(p), piece)
+	defer func() {
+		if c := l.told.Swap(nil); c != nil {
+			close(*c)
+		}
+	}()
 	if l.held {
 		l.held = false
 		bufs := net.Buffers{l.head[:], p[:done]}
@@ -157,6 +165,19 @@ func (l *link) Write(p []byte) (int, error) {
 	return done, nil
 }
 
+// sent returns a channel that is closed when the next request has been written.
+func (l *link) sent() <-chan none {
+	for {
+		if c := l.told.Load(); c != nil {
+			return *c
+		}
+		c := make(chan none)
+		if l.told.CompareAndSwap(nil, &c) {
+			return c
+		}
+	}
+}
+
 // SMB2 header and commands, MS-SMB2 §2.2.1.
 const (
 	commandNegotiate = 0
@@ -164,6 +185,7 @@ const (
 	flagGuest        = 0x1
 	flagNull         = 0x2
 	flagEncrypt      = 0x4
+	setupCost        = 4 // credits: NEGOTIATE, twice SESSION_SETUP, TREE_CONNECT
 )
 
 // inspect looks at an answer of the handshake, frame, and marks the session as encrypted where that is wanted and can be.
@@ -182,6 +204,8 @@ func (h *handshake) inspect(frame []byte, encrypt bool) {
 			le.PutUint16(body[2:], flags)
 		}
 		h.encrypted = flags&flagEncrypt != 0
+		granted := le.Uint16(frame[14:])
+		le.PutUint16(frame[14:], granted-min(granted, setupCost))
 		h.established.Store(true)
 	}
 }

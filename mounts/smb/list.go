@@ -69,33 +69,32 @@ func (b *Backend) list(ctx context.Context, dir string, yield func(mounts.Info, 
 func (b *Backend) pages(ctx context.Context, path string) iter.Seq2[[]*smb2.FileStat, error] {
 	return func(yield func([]*smb2.FileStat, error) bool) {
 		type first struct {
-			s     *session
-			f     *smb2.File
+			f     *handle
 			stats []*smb2.FileStat
 			err   error // io.EOF after the last piece
 		}
 		at, err := patient(ctx, func() (first, error) {
 			return with(ctx, b.data, true, func(s *session) (first, error) {
-				f, err := s.openFile(ctx, path, 0)
+				f, err := s.open(ctx, path, 0)
 				if err != nil {
 					return first{}, notOnLink(err)
 				}
-				stats, err := s.readDir(ctx, f)
+				stats, err := f.readDir(ctx)
 				if err != nil && err != io.EOF {
-					err = b.notDir(ctx, s, f, err)
-					s.leaveFile(ctx, f)
+					err = notDir(ctx, f, err)
+					f.leave(ctx)
 					return first{}, err
 				}
-				return first{s, f, stats, err}, nil
+				return first{f, stats, err}, nil
 			})
 		})
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		s, f := at.s, at.f
+		f := at.f
 		release := b.hold(path)
-		defer b.spawn(func() { s.closeFile(f); release() }) // a call that meets it open is repeated, see patient
+		defer b.spawn(func() { f.close(); release() }) // a call that meets it open is repeated, see patient
 		for {
 			if at.err != nil && at.err != io.EOF {
 				yield(nil, at.err)
@@ -104,7 +103,7 @@ func (b *Backend) pages(ctx context.Context, path string) iter.Seq2[[]*smb2.File
 			if len(at.stats) > 0 && !yield(at.stats, nil) || at.err == io.EOF {
 				return
 			}
-			at.stats, at.err = s.readDir(ctx, f)
+			at.stats, at.err = f.readDir(ctx)
 		}
 	}
 }
@@ -118,46 +117,9 @@ func notOnLink(err error) error {
 }
 
 // notDir explains why the first piece of a listing failed.
-func (b *Backend) notDir(ctx context.Context, s *session, f *smb2.File, err error) error {
-	if stat, e := s.stat(ctx, f); e == nil && stat.FileAttributes&attrDir == 0 {
+func notDir(ctx context.Context, f *handle, err error) error {
+	if stat, e := f.stat(ctx); e == nil && stat.FileAttributes&attrDir == 0 {
 		return failure{fault.NotDir, "is not a folder"}
 	}
 	return err
-}
-
-// readDir returns the next entries of a folder, and io.EOF with or after the last.
-func (s *session) readDir(ctx context.Context, f *smb2.File) ([]*smb2.FileStat, error) {
-	return on(ctx, s, func() ([]*smb2.FileStat, error) {
-		free, err := s.slot()
-		if err != nil {
-			return nil, err
-		}
-		defer free()
-		infos, err := f.Readdir(page)
-		if status(err) == statusNoSuchFile { // the root of a volume with nothing in it
-			err = io.EOF
-		}
-		stats := make([]*smb2.FileStat, 0, len(infos))
-		for _, info := range infos {
-			if stat, ok := info.Sys().(*smb2.FileStat); ok {
-				stats = append(stats, stat)
-			}
-		}
-		if err == nil && len(infos) < page { // it comes with the end only
-			err = io.EOF
-		}
-		return stats, err
-	}, nil)
-}
-
-// leaveFile closes a file and waits for it, so that nothing meets it open, but not beyond the end of ctx.
-func (s *session) leaveFile(ctx context.Context, f *smb2.File) {
-	done := make(chan none)
-	if !s.b.spawn(func() { s.closeFile(f); close(done) }) {
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
 }

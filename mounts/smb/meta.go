@@ -58,7 +58,7 @@ func (b *Backend) reparse(ctx context.Context, path string, tag uint32, info *mo
 		return nil
 	}
 	target, err := with(ctx, b.data, true, func(s *session) (string, error) {
-		return on(ctx, s, func() (string, error) { return s.share.Readlink(path) }, nil)
+		return on(ctx, s, large, func() (string, error) { return s.share.Readlink(path) }, nil)
 	})
 	switch {
 	case err == nil:
@@ -99,18 +99,21 @@ func (b *Backend) lstat(ctx context.Context, path string) (mounts.Info, error) {
 
 func (b *Backend) lstatRaw(ctx context.Context, path string) (*smb2.FileStat, error) {
 	return with(ctx, b.data, true, func(s *session) (*smb2.FileStat, error) {
-		return on(ctx, s, func() (*smb2.FileStat, error) {
-			info, err := s.share.Lstat(path)
-			if err != nil {
-				return nil, err
-			}
-			stat, ok := info.Sys().(*smb2.FileStat)
-			if !ok {
-				return nil, errFrame
-			}
-			return stat, nil
-		}, nil)
+		return on(ctx, s, small, func() (*smb2.FileStat, error) { return s.lstat(path) }, nil)
 	})
+}
+
+// lstat is to be run.
+func (s *session) lstat(path string) (*smb2.FileStat, error) {
+	info, err := s.share.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	stat, ok := info.Sys().(*smb2.FileStat)
+	if !ok {
+		return nil, errFrame
+	}
+	return stat, nil
 }
 
 // path returns where name is on the server. A name that the server would take for another file is NotExist, or Invalid where it is to be made.
@@ -249,7 +252,7 @@ func (b *Backend) Mkdir(ctx context.Context, name string) error {
 func (b *Backend) mkdir(ctx context.Context, path string) error {
 	_, err := patient(ctx, func() (none, error) {
 		return with(ctx, b.data, false, func(s *session) (none, error) {
-			return on(ctx, s, func() (none, error) { return none{}, s.share.Mkdir(path, 0o777) }, nil)
+			return on(ctx, s, small, func() (none, error) { return none{}, s.share.Mkdir(path, 0o777) }, nil)
 		})
 	})
 	return err
@@ -273,7 +276,7 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 func (b *Backend) remove(ctx context.Context, path string) error {
 	_, err := patient(ctx, func() (none, error) {
 		return with(ctx, b.data, false, func(s *session) (none, error) {
-			return on(ctx, s, func() (none, error) { return none{}, s.share.Remove(path) }, nil)
+			return on(ctx, s, small, func() (none, error) { return none{}, s.share.Remove(path) }, nil)
 		})
 	})
 	return err
@@ -325,22 +328,31 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 	case info.IsDir():
 		return fault.New("mounts/smb.Rename", to, fault.NotDir, nil)
 	}
-	return b.fail("Rename", from, b.rename(ctx, source, target, false))
+	return b.fail("Rename", from, b.rename(ctx, source, target, nil))
 }
 
-// rename gives a file or folder another path, replacing a file. With own, nobody else knows source, which makes the call safe to repeat.
-func (b *Backend) rename(ctx context.Context, source, target string, own bool) error {
+// rename gives a file or folder another path, replacing a file. With own, nobody else knows source, which makes the call safe to repeat, and the
+// session it was written on is tried first: its close may still be under way there.
+func (b *Backend) rename(ctx context.Context, source, target string, own *session) error {
+	do := func(s *session) (none, error) {
+		return on(ctx, s, small, func() (none, error) { return none{}, s.share.Rename(source, target) }, nil)
+	}
+	here := own != nil
 	try := func() (none, error) {
-		v, err := with(ctx, b.changes, false, func(s *session) (none, error) {
-			return on(ctx, s, func() (none, error) { return none{}, s.share.Rename(source, target) }, nil)
-		})
+		if here = here && own.reason() == nil && !b.holds(target); here {
+			if v, err := do(own); !expired(err) && kindOf(err) != fault.Denied { // so Samba says that the target is open on this session, too
+				return v, err
+			}
+			here = false
+		}
+		v, err := with(ctx, b.changes, false, do)
 		if kindOf(err) == fault.Denied && (b.holds(target) || b.holds(source)) { // so servers say that the target is open, or a file in the folder
 			err = errInUse
 		}
 		return v, err
 	}
 	_, err := patient(ctx, try)
-	if own && lost(err) && ctx.Err() == nil {
+	if own != nil && lost(err) && ctx.Err() == nil {
 		switch _, gone := b.lstatRaw(ctx, source); {
 		case gone == nil:
 			_, err = patient(ctx, try)
@@ -394,7 +406,7 @@ func (b *Backend) setTime(ctx context.Context, path string, access, modified tim
 	}
 	_, err := patient(ctx, func() (none, error) {
 		return with(ctx, b.data, true, func(s *session) (none, error) {
-			return on(ctx, s, func() (none, error) { return none{}, s.share.Chtimes(path, access, modified) }, nil)
+			return on(ctx, s, small, func() (none, error) { return none{}, s.share.Chtimes(path, access, modified) }, nil)
 		})
 	})
 	return err
@@ -406,7 +418,7 @@ func (b *Backend) Space(ctx context.Context) (mounts.Space, error) {
 		return mounts.Space{}, err
 	}
 	fs, err := with(ctx, b.data, true, func(s *session) (smb2.FileFsInfo, error) {
-		return on(ctx, s, func() (smb2.FileFsInfo, error) { return s.share.Statfs(b.cfg.root) }, nil)
+		return on(ctx, s, small, func() (smb2.FileFsInfo, error) { return s.share.Statfs(b.cfg.root) }, nil)
 	})
 	if err != nil {
 		return mounts.Space{}, b.fail("Space", ".", err)

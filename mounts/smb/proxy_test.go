@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func hidden(s string) secret.String { return secret.New(s) }
 
 // proxy stands before a server.
 type proxy struct {
-	delay  time.Duration             // each way
+	delay  atomic.Int64              // each way
 	answer func(n int, frame []byte) // may change the n-th answer of a connection
 
 	mu   sync.Mutex
@@ -88,7 +89,7 @@ func (p *proxy) pass(dst io.Writer, src io.Reader, change func(n int, frame []by
 			p.seen.Write(frame)
 		}
 		p.mu.Unlock()
-		queue <- late{time.Now().Add(p.delay), frame}
+		queue <- late{time.Now().Add(time.Duration(p.delay.Load())), frame}
 	}
 	close(queue)
 	<-done

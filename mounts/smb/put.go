@@ -60,11 +60,9 @@ type temp struct {
 	opened  chan none // closed when what follows is valid
 	openErr error
 	path    string
-	s       *session
-	f       *smb2.File
+	f       *handle
 
 	writes sync.WaitGroup // under way
-	done   bool           // f is closed
 }
 
 // look finds out whether the target may be put, while the content is on its way.
@@ -105,8 +103,9 @@ func (t *temp) open(ctx context.Context) {
 		t.path = path
 		excl := os.O_EXCL
 		for range 2 {
-			if t.s, err = b.data.get(ctx); err == nil {
-				t.f, err = t.s.openFile(ctx, path, os.O_RDWR|os.O_CREATE|excl)
+			var s *session
+			if s, err = b.data.get(ctx); err == nil {
+				t.f, err = s.open(ctx, path, os.O_RDWR|os.O_CREATE|excl)
 			}
 			if !expired(err) && !lost(err) {
 				break
@@ -167,11 +166,9 @@ func (t *temp) ready(ctx context.Context) error {
 func (t *temp) publish(ctx context.Context, opt mounts.PutOptions, fill func(ctx context.Context, t *temp) error) (mounts.Info, error) {
 	b := t.b
 	err := fill(ctx, t)
+	var stat *later[*smb2.FileStat]
 	if err == nil {
-		err = t.finish(ctx)
-	}
-	if err == nil && !opt.ModTime.IsZero() {
-		err = b.setTime(ctx, t.path, time.Now(), opt.ModTime)
+		stat, err = t.finish(ctx, opt.ModTime)
 	}
 	if err != nil {
 		return mounts.Info{}, err
@@ -195,14 +192,20 @@ func (t *temp) publish(ctx context.Context, opt mounts.PutOptions, fill func(ctx
 			return mounts.Info{}, t.lookErr
 		}
 	}
-	err = b.rename(ctx, t.path, t.target, true)
-	if kindOf(err) == fault.Unsupported && !b.beside.Swap(true) { // another disk
+	err = b.rename(ctx, t.path, t.target, t.f.s)
+	moved := kindOf(err) == fault.Unsupported && !b.beside.Swap(true) // to another disk
+	if moved {
 		err = t.move(ctx, opt)
 	}
 	if err != nil {
 		return mounts.Info{}, t.explain(ctx, err)
 	}
 	t.path = ""
+	if stat, err := stat.wait(ctx); err == nil && !moved && stat.FileAttributes&(attrDir|attrReparse) == 0 {
+		if info := infoOf(stat, ""); info.Change == 0 { // else renaming has moved it
+			return info, nil
+		}
+	}
 	return b.lstat(ctx, t.target)
 }
 
@@ -228,13 +231,10 @@ func (t *temp) move(ctx context.Context, opt mounts.PutOptions) error {
 		next.ready(ctx)
 	}
 	if err == nil {
-		err = next.finish(ctx)
-	}
-	if err == nil && !opt.ModTime.IsZero() {
-		err = t.b.setTime(ctx, next.path, time.Now(), opt.ModTime)
+		_, err = next.finish(ctx, opt.ModTime)
 	}
 	if err == nil {
-		err = t.b.rename(ctx, next.path, t.target, true)
+		err = t.b.rename(ctx, next.path, t.target, next.f.s)
 	}
 	if err != nil {
 		next.discard(ctx, true)
@@ -265,8 +265,25 @@ func (t *temp) fill(ctx context.Context, src io.Reader, size int64) error {
 		defer mu.Unlock()
 		return failed
 	}
-	places := make(chan none, ahead)
+	under, written := 0, make(chan none, ahead)
+	counted := false
+	defer func() {
+		if counted {
+			t.b.streams.Add(-1)
+		}
+	}()
 	for off, end := int64(0), false; !end; {
+		if off > 0 && !counted {
+			counted = true
+			t.b.streams.Add(1)
+		}
+		for ; under >= t.b.window(); under-- {
+			select {
+			case <-written:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		buf := blocks.Get().(*[block]byte)
 		n, err := readBlock(src, buf[:], trouble)
 		if end = err == io.EOF; !end && err != nil {
@@ -285,22 +302,17 @@ func (t *temp) fill(ctx context.Context, src io.Reader, size int64) error {
 			blocks.Put(buf)
 			return err
 		}
-		select {
-		case places <- none{}:
-		case <-ctx.Done():
-			blocks.Put(buf)
-			return ctx.Err()
-		}
 		at := off
 		off += int64(n)
+		under++
 		t.writes.Add(1)
 		if !t.b.spawn(func() {
 			defer t.writes.Done()
-			if err := t.s.writeAt(t.f, buf[:n], at); err != nil {
+			if _, err := t.f.writeAt(buf[:n], at); err != nil {
 				fail(err)
 			}
 			blocks.Put(buf)
-			<-places
+			written <- none{}
 		}) {
 			t.writes.Done()
 			return errClosed
@@ -345,33 +357,46 @@ func readBlock(src io.Reader, p []byte, trouble func() error) (n int, err error)
 	return n, err
 }
 
-// writeAt writes all of p. As readAt, it does not end with a context.
-func (s *session) writeAt(f *smb2.File, p []byte, off int64) error {
-	_, err := run(s, func() (none, error) {
-		free, err := s.slot()
-		if err != nil {
-			return none{}, err
+// finish makes the content durable, closes the file and sets its time. What the file is then, stat, is asked for while it gets its name: under its
+// own while it has that, else under the target's. For what has been made durable and needs no other time, finish does not wait for the close either:
+// the server renames no file that is open for writing.
+func (t *temp) finish(ctx context.Context, modified time.Time) (stat *later[*smb2.FileStat], err error) {
+	path, synced := t.path, !t.b.cfg.unsynced
+	ask := func() (*smb2.FileStat, error) {
+		stat, err := t.b.lstatRaw(ctx, path)
+		if kindOf(err) == fault.NotExist { // renamed
+			stat, err = t.b.lstatRaw(ctx, t.target)
 		}
-		defer free()
-		n, err := f.WriteAt(p, off)
-		if err == nil && n != len(p) {
-			err = io.ErrShortWrite
-		}
-		return none{}, err
-	})
-	return err
-}
-
-// finish makes the content durable and closes the file.
-func (t *temp) finish(ctx context.Context) error {
-	if !t.b.cfg.unsynced {
-		if _, err := on(ctx, t.s, func() (none, error) { return none{}, t.f.Sync() }, nil); err != nil {
-			return err
+		return stat, err
+	}
+	if synced {
+		if _, err := useOn(ctx, t.f, small, func(f *smb2.File) (none, error) { return none{}, f.Sync() }); err != nil {
+			return nil, err
 		}
 	}
-	t.done = true
-	_, err := on(ctx, t.s, func() (none, error) { return none{}, t.s.closeFile(t.f) }, nil)
-	return err
+	if synced && modified.IsZero() {
+		sent := t.f.s.link.sent()
+		stat := start(t.b, func() (*smb2.FileStat, error) {
+			if err := t.f.close(); err != nil { // which is when servers set the time
+				return nil, err
+			}
+			return ask()
+		})
+		select {
+		case <-sent: // most likely the close: what is sent from now on comes after it
+		case <-stat.done:
+		}
+		return stat, nil
+	}
+	if _, err := leaving(ctx, t.b, func() (none, error) { return none{}, t.f.close() }, nil); err != nil {
+		return nil, err
+	}
+	if !modified.IsZero() {
+		if err := t.b.setTime(ctx, path, time.Now(), modified); err != nil {
+			return nil, err
+		}
+	}
+	return start(t.b, ask), nil
 }
 
 // discard removes the temporary file, in 5 seconds at most: in the background when ctx has ended, or without wait.
@@ -380,8 +405,8 @@ func (t *temp) discard(ctx context.Context, wait bool) {
 		defer t.b.tidy.Done()
 		<-t.opened
 		t.writes.Wait()
-		if t.f != nil && !t.done {
-			t.s.closeFile(t.f)
+		if t.f != nil {
+			t.f.close()
 		}
 		if kind := kindOf(t.openErr); t.path == "" || t.openErr != nil && kind != fault.Unavailable && kind != fault.Timeout {
 			return

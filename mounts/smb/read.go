@@ -6,17 +6,21 @@ import (
 	"os"
 	"sync"
 
-	"github.com/cloudsoda/go-smb2"
-
 	"cellgate/internal/fault"
 	"cellgate/mounts"
 )
 
 const (
-	block      = 1 << 20   // of reads and writes, the most that servers take
+	block      = 512 << 10 // of reads and writes; servers take 1 MiB at most
 	firstBlock = 256 << 10 // of a read to the end: the size is not known yet
-	ahead      = 6         // blocks in flight for a stream, reading or writing
+	ahead      = 12        // blocks in flight for a stream, reading or writing
+	inFlight   = 24        // blocks in flight for all streams, about
 )
+
+// window returns how many blocks a stream may have in flight or in memory. Streams that have not come to their second block do not count.
+func (b *Backend) window() int {
+	return min(ahead, max(2, inFlight/max(1, int(b.streams.Load()))))
+}
 
 // blocks are buffers of block bytes.
 var blocks = sync.Pool{New: func() any { return new([block]byte) }}
@@ -51,7 +55,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 type reader struct {
 	ctx     context.Context // of Open, which governs the reader
 	s       *session
-	f       *smb2.File
+	f       *handle
 	name    string
 	info    mounts.Info
 	release func() // see Backend.hold
@@ -62,6 +66,7 @@ type reader struct {
 	end     int64    // where to stop
 	window  int      // blocks to have in the queue, growing
 	known   bool     // info and end are what the server says
+	counted bool     // in Backend.streams
 	stopped bool     // no more blocks will be asked for
 	err     error    // of the last Read
 
@@ -82,7 +87,7 @@ type fetch struct {
 
 // reader opens a file, asks for its first block and for what it is, at once.
 func (s *session) reader(ctx context.Context, path, name string, off, n int64) (*reader, error) {
-	f, err := s.openFile(ctx, path, os.O_RDONLY)
+	f, err := s.open(ctx, path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +98,7 @@ func (s *session) reader(ctx context.Context, path, name string, off, n int64) (
 	}
 	r.end += want
 	r.fetch()
-	stat, err := s.stat(ctx, f)
+	stat, err := f.stat(ctx)
 	if err == nil {
 		_, base := mounts.Split(name)
 		r.info = infoOf(stat, base)
@@ -137,7 +142,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.err != nil || len(p) == 0 {
 		return 0, r.fail(r.err)
 	}
-	for r.next < r.end && len(r.queue) < r.window {
+	for r.next < r.end && len(r.queue) < min(r.window, r.s.b.window()) {
 		r.fetch()
 	}
 	if len(r.queue) == 0 {
@@ -181,6 +186,10 @@ func (r *reader) fetch() {
 	if c.want == 0 {
 		return
 	}
+	if r.known && !r.counted {
+		r.counted = true
+		r.s.b.streams.Add(1)
+	}
 	r.next += int64(c.want)
 	r.queue = append(r.queue, c)
 	r.mu.Lock()
@@ -189,7 +198,7 @@ func (r *reader) fetch() {
 	want := c.want // c.want may shrink once the size is known
 	if !r.s.b.spawn(func() {
 		c.buf = blocks.Get().(*[block]byte)
-		c.n, c.err = r.s.readAt(r.f, c.buf[:want], c.off)
+		c.n, c.err = r.f.readAt(c.buf[:want], c.off)
 		close(c.done)
 		r.drop()
 	}) {
@@ -206,6 +215,9 @@ func (r *reader) fetch() {
 func (r *reader) stop() {
 	if !r.stopped {
 		r.stopped = true
+		if r.counted {
+			r.s.b.streams.Add(-1)
+		}
 		r.end = r.next
 		r.drop()
 	}
@@ -221,7 +233,7 @@ func (r *reader) drop() {
 		return
 	}
 	finish := func() {
-		r.s.closeFile(r.f)
+		r.f.close()
 		r.release()
 	}
 	if !r.s.b.spawn(finish) {
@@ -244,20 +256,4 @@ func (r *reader) Close() error {
 	r.queue = nil
 	r.err = fault.New("mounts/smb.Read", r.name, fault.Invalid, os.ErrClosed)
 	return nil
-}
-
-// readAt fills p unless the file ends before, which is io.EOF. It does not end with a context: who calls it must not wait for it, or give p away.
-func (s *session) readAt(f *smb2.File, p []byte, off int64) (int, error) {
-	return run(s, func() (int, error) {
-		free, err := s.slot()
-		if err != nil {
-			return 0, err
-		}
-		defer free()
-		n, err := f.ReadAt(p, off)
-		if err == nil && n < len(p) {
-			err = io.EOF
-		}
-		return n, err
-	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -17,11 +16,22 @@ import (
 const (
 	idleAfter = time.Minute     // an unused session is closed
 	quietFor  = time.Second     // a session whose server owes an answer for so long gets no new calls while there are others
-	credits   = 256             // asked of the server; 16 of them are spent on a request for 1 MiB
-	slots     = 12              // requests for 1 MiB in flight on a session, so that credits remain: the library takes too few as enough
+	credits   = 256             // asked of the server
 	longest   = 10              // timeouts that a call may take though others on its session get their answers
 	patience  = 2 * time.Second // how long a call is repeated while a file is in use
 )
+
+// weight is what a call costs in credits, of which the server grants so many at a time: MS-SMB2 §3.2.4.1.5. The library takes too few of them as
+// enough, and the server refuses the request then. So calls of each weight have places on a session, and no call takes two.
+type weight int
+
+const (
+	small weight = iota // 1 credit at a time
+	large               // 16: an answer may have 1 MiB, as the library asks
+	data                // 8: a block
+)
+
+var places = [3]int{small: 48, large: 4, data: 18} // of credits
 
 // session is a connection to the share, used by many calls at a time.
 type session struct {
@@ -30,7 +40,9 @@ type session struct {
 	share *smb2.Share
 	life  context.Context // of the library's calls; ends with the session and never before, see the package comment
 	end   context.CancelFunc
-	slots chan none
+
+	places [3]chan none // by weight, taken by calls under way
+	lonely sync.Mutex   // held by who waits for all places
 
 	mu    sync.Mutex
 	calls map[*call]none // under way, guarded by mu
@@ -41,6 +53,15 @@ type session struct {
 
 type call struct{ since int64 }
 
+func newSession(b *Backend, l *link) *session {
+	s := &session{b: b, link: l, calls: map[*call]none{}, used: now()}
+	for w, n := range places {
+		s.places[w] = make(chan none, n)
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s
+}
+
 // dial opens a session. The error is one of refusal.
 func (b *Backend) dial(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.timeout)
@@ -49,10 +70,8 @@ func (b *Backend) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, b.refusal("dial", err)
 	}
-	s := &session{b: b, slots: make(chan none, slots), calls: map[*call]none{}, used: now()}
-	s.link = newLink(conn, b.cfg.encrypt != "off")
+	s := newSession(b, newLink(conn, b.cfg.encrypt != "off"))
 	s.link.broken = s.kill
-	s.life, s.end = context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, func() { s.kill(context.Cause(ctx)) })
 	defer stop()
 	step := "sign in"
@@ -189,10 +208,60 @@ func (s *session) watch() {
 	}
 }
 
-// run carries a call of the library out, to its end, and returns its error or why the session ended meanwhile. A panic costs the session.
-func run[T any](s *session, do func() (T, error)) (T, error) {
+// place waits for one that a call of this weight may take, and returns the function that gives it back.
+func (s *session) place(w weight) (free func(), err error) {
+	select {
+	case s.places[w] <- none{}:
+		return func() { <-s.places[w] }, nil
+	case <-s.life.Done():
+		return nil, s.reason()
+	}
+}
+
+// alone waits until no call is under way and holds up all others, until the function it returns is called.
+func (s *session) alone() (free func(), err error) {
+	s.lonely.Lock()
+	var taken []func()
+	free = func() {
+		for _, give := range taken {
+			give()
+		}
+		s.lonely.Unlock()
+	}
+	for w, n := range places {
+		for range n {
+			give, err := s.place(weight(w))
+			if err != nil {
+				free()
+				return nil, err
+			}
+			taken = append(taken, give)
+		}
+	}
+	return free, nil
+}
+
+// run carries a call of the library out, to its end, and returns its error or why the session ended meanwhile. A panic costs the session. A large
+// call that the server refuses is repeated alone: it may have granted fewer credits than it was asked for.
+func run[T any](s *session, w weight, do func() (T, error)) (v T, err error) {
 	c := s.enter()
 	defer s.leave(c)
+	enter := func() (func(), error) { return s.place(w) }
+	for again := false; ; again = true {
+		free, err := enter()
+		if err != nil {
+			return v, err
+		}
+		v, err := attempt(s, do)
+		free()
+		if w != large || again || status(err) != statusInvalid {
+			return v, err
+		}
+		enter = s.alone
+	}
+}
+
+func attempt[T any](s *session, do func() (T, error)) (T, error) {
 	v, err := contain(s, do)
 	var invalid *smb2.InvalidResponseError
 	var internal *smb2.InternalError
@@ -221,9 +290,24 @@ func contain[T any](s *session, do func() (T, error)) (v T, err error) {
 	return do()
 }
 
-// on is run for a caller with a context: when that ends, on returns, and the call goes on in the background. What it yields then goes to drop,
-// which may be nil.
-func on[T any](ctx context.Context, s *session, do func() (T, error), drop func(T)) (T, error) {
+// on is run for a caller with a context: when that ends, on returns, and a call under way goes on in the background. What it yields then goes to
+// drop, which may be nil.
+func on[T any](ctx context.Context, s *session, w weight, do func() (T, error), drop func(T)) (T, error) {
+	return leaving(ctx, s.b, func() (T, error) { return run(s, w, unlessEnded(ctx, do)) }, drop)
+}
+
+// unlessEnded is do, but for calls that got their place too late.
+func unlessEnded[T any](ctx context.Context, do func() (T, error)) func() (T, error) {
+	return func() (v T, err error) {
+		if err := ctx.Err(); err != nil {
+			return v, err
+		}
+		return do()
+	}
+}
+
+// leaving runs call in the background and waits for it, or for the end of ctx.
+func leaving[T any](ctx context.Context, b *Backend, call func() (T, error), drop func(T)) (T, error) {
 	type result struct {
 		v   T
 		err error
@@ -233,8 +317,8 @@ func on[T any](ctx context.Context, s *session, do func() (T, error), drop func(
 		return zero, err
 	}
 	done := make(chan result)
-	if !s.b.spawn(func() {
-		v, err := run(s, do)
+	if !b.spawn(func() {
+		v, err := call()
 		select {
 		case done <- result{v, err}:
 		case <-ctx.Done():
@@ -253,57 +337,27 @@ func on[T any](ctx context.Context, s *session, do func() (T, error), drop func(
 	}
 }
 
-// slot waits for a place among the large requests, and returns the function that gives it back. It is for use within a call.
-func (s *session) slot() (func(), error) {
-	select {
-	case s.slots <- none{}:
-		return func() { <-s.slots }, nil
-	case <-s.life.Done():
-		return nil, s.reason()
+// later is the result of a call in the background.
+type later[T any] struct {
+	done chan none
+	v    T     // valid once done is closed, as err
+	err  error // errClosed where the call was not made
+}
+
+func start[T any](b *Backend, call func() (T, error)) *later[T] {
+	l := &later[T]{done: make(chan none)}
+	if !b.spawn(func() { l.v, l.err = call(); close(l.done) }) {
+		l.err = errClosed
+		close(l.done)
 	}
+	return l
 }
 
-// openFile opens a file for the library's flags. It takes the finalizer off, which would call the server from the collector's goroutine, and
-// refuses what the library reached by following a symbolic link.
-func (s *session) openFile(ctx context.Context, path string, flag int) (*smb2.File, error) {
-	return on(ctx, s, func() (*smb2.File, error) {
-		f, err := s.share.OpenFile(path, flag, 0o666)
-		if err != nil {
-			return nil, err
-		}
-		runtime.SetFinalizer(f, nil)
-		s.addFile(1)
-		if f.Name() != path {
-			s.closeFile(f)
-			return nil, errLink
-		}
-		return f, nil
-	}, func(f *smb2.File) { s.closeFile(f) })
-}
-
-// closeFile ends what openFile began.
-func (s *session) closeFile(f *smb2.File) error {
-	defer s.addFile(-1)
-	_, err := run(s, func() (none, error) { return none{}, f.Close() })
-	return err
-}
-
-// stat describes an open file.
-func (s *session) stat(ctx context.Context, f *smb2.File) (*smb2.FileStat, error) {
-	return on(ctx, s, func() (*smb2.FileStat, error) {
-		free, err := s.slot()
-		if err != nil {
-			return nil, err
-		}
-		defer free()
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		stat, ok := info.Sys().(*smb2.FileStat)
-		if !ok {
-			return nil, errFrame
-		}
-		return stat, nil
-	}, nil)
+func (l *later[T]) wait(ctx context.Context) (v T, err error) {
+	select {
+	case <-l.done:
+		return l.v, l.err
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
 }

@@ -3,7 +3,10 @@
 // Sessions. A Backend holds a few connections, each a session of its own that many calls share. The library below loses a session when a call's
 // context is cancelled, so no call is given one: it runs to its end in a goroutine while its caller goes away. A session on which nothing
 // moves for the timeout is closed, and costs the calls on it only; the next call dials again. Renames have a session to themselves: Samba
-// refuses to replace a file that is open on the same connection, but replaces one that is open on another.
+// refuses to replace a file that is open on the same connection, but replaces one that is open on another. Put tries the session it wrote on first,
+// unless the target is open here.
+//
+// Credits. How much a session may ask for at a time is up to the server; see weight. Blocks are shared by the streams there are; see window.
 //
 // Protection. Unless told otherwise the driver encrypts where the server can (SMB 3) and signs where it cannot (SMB 2): encryption is several
 // times faster here than the signatures of SMB 3. See link, which also sees to it that nothing goes or comes in the clear.
@@ -46,9 +49,10 @@ type Backend struct {
 	cfg       config
 	logger    *slog.Logger
 	data      *pool         // for everything but renames
-	changes   *pool         // for renames
+	changes   *pool         // for renames, see the package comment
 	sensitive bool          // to case
 	beside    atomic.Bool   // temporary files lie beside their targets: the Area is of no use
+	streams   atomic.Int32  // under way, see window
 	naming    [64]chan none // held while an exclusive Put gives a name; by hash of the name
 
 	mu     sync.Mutex
