@@ -30,7 +30,7 @@ func options() []mounts.Option {
 		{Name: "tlsPin", Help: `"sha256:" and the digest of the one certificate to trust for api`},
 		{Name: "tlsInsecure", Help: `"true" trusts any certificate of api: for tests only`},
 		{Name: "timeout", Help: "longest time without a byte from Dropbox, such as 30s, which is the default"},
-		{Name: "connections", Help: "most connections at a time to each of Dropbox's services, 1 to 64; 8 when absent"},
+		{Name: "connections", Help: "most connections at a time to each of Dropbox's services, 1 to 64; 16 when absent"},
 	}
 }
 
@@ -64,7 +64,7 @@ const (
 // parse returns the settings and everything that is wrong with them. No problem names a secret.
 func parse(cfg mounts.Config) (s settings, problems []error) {
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	s.timeout, s.connections = timeoutDefault, 8
+	s.timeout, s.connections = timeoutDefault, 16
 	for name := range cfg.Options {
 		if !named(options(), name) {
 			bad("unknown option %q", name)

@@ -6,8 +6,8 @@
 // (Invalid), and so are the names that Dropbox keeps for itself, such as "desktop.ini" or "~$x".
 //
 // Put is atomic: less than 8 MiB as one upload, more as a session of blocks of 4 MiB, which becomes the file with the last call. Either way
-// bytes wait here, 12 MiB at most for a stream, so that a block can be sent again when Dropbox is busy, and a slow source holds no
-// connection. Content equal to what is there already makes no new revision and keeps the former time; that is Dropbox's way.
+// bytes wait here, so that a block can be sent again when Dropbox is busy, and a slow source holds no connection. All streams together have
+// six buffers of 4 MiB, and each has one at least; less than 8 MiB take a session when there are no more. Content equal to what is there already makes no new revision and keeps the former time; that is Dropbox's way.
 //
 // Rename over a file is emulated, because a move never replaces: the former file moves aside, the new one moves in, the former is deleted.
 // Between the first two steps the name does not exist; when the second fails, the first is undone. Hence Features say that replacing is
@@ -15,7 +15,9 @@
 //
 // Dropbox makes missing parents by itself where the contract says NotExist, so the driver asks for a parent that it has not seen during the
 // last seconds. It deletes folders with all in them, so Remove looks first whether there is anything: an entry that comes in between goes
-// too.
+// too. Files are deleted by their rev, so a folder that took a file's place meanwhile is never taken for it.
+//
+// Watch tells of what others did, and leaves out what this backend did itself, whose caller knows it already.
 //
 // Info: the Tag is Dropbox's rev, the ID is made from its id, ModTime is the client_modified of files, in seconds. Folders have no time.
 // Files that exist only inside of other services (is_downloadable false) are of the type Other.
@@ -48,6 +50,8 @@ type Backend struct {
 	users    users.ContextClient
 	conns    *transport
 	folders  *folders
+	seen     *seen
+	buffers  *buffers
 	closed   atomic.Bool
 	done     chan struct{} // closed by Close, ends watches
 }
@@ -82,9 +86,9 @@ func open(ctx context.Context, cfg mounts.Config) (mounts.Backend, error) {
 	}
 	b := &Backend{
 		root: s.root, depth: strings.Count(s.root, "/"), readOnly: cfg.ReadOnly, logger: logger, files: files.NewContext(config),
-		users: users.NewContext(config), conns: conns, folders: newFolders(), done: make(chan struct{}),
+		users: users.NewContext(config), conns: conns, folders: newFolders(), seen: newSeen(), buffers: newBuffers(s.connections), done: make(chan struct{}),
 	}
-	info, err := b.Stat(ctx, ".")
+	info, err := b.stat(ctx, "Open", ".")
 	if err == nil && !info.IsDir() {
 		err = fault.New("mounts/dropbox.Open", cfg.Name, fault.NotDir, errors.New("the option path names a file"))
 	}
@@ -93,7 +97,11 @@ func open(ctx context.Context, cfg mounts.Config) (mounts.Backend, error) {
 	}
 	if err != nil {
 		b.Close()
-		return nil, fault.Wrap("mounts/dropbox.Open", cfg.Name, err)
+		cause := err
+		if own := new(fault.Error); errors.As(err, &own) && own.Err != nil {
+			cause = own.Err // what says the path of the root says nothing
+		}
+		return nil, fault.New("mounts/dropbox.Open", cfg.Name, fault.KindOf(err), cause)
 	}
 	return b, nil
 }
@@ -106,6 +114,7 @@ func (b *Backend) Close() error {
 	if !b.closed.Swap(true) {
 		close(b.done)
 		b.conns.close()
+		b.buffers.drop()
 	}
 	return nil
 }

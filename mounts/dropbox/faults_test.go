@@ -164,6 +164,7 @@ func TestBrokenUpload(t *testing.T) {
 	}
 	for _, f := range []dropboxtest.Fault{
 		{Route: "files/upload_session/append_v2", Skip: 2, Status: 500},
+		{Route: "files/upload_session/append_v2", Status: 500}, // the first, which comes again after the last
 		{Route: "files/upload_session/append_v2", Times: 2, Status: 503, RetryAfter: 0},
 		{Route: "files/upload_session/append_v2", Skip: 2, Late: true},
 		{Route: "files/upload_session/append_v2", Skip: 5, Late: true}, // the one that closes the session
@@ -202,7 +203,7 @@ func TestRestart(t *testing.T) {
 // TestSlowSource: a source that keeps its last byte back holds no connection, and nothing is published before it ends.
 func TestSlowSource(t *testing.T) {
 	s := dropboxtest.Start(t, dropboxtest.Config{})
-	b := open(t, config(s, "connections", "1", "timeout", "200ms"))
+	b := open(t, config(s, "connections", "1", "timeout", "1s"))
 	for _, size := range []int{1, 1000, 8 << 20, 13 << 20} {
 		r, w := io.Pipe()
 		done := make(chan error, 1)
@@ -211,7 +212,7 @@ func TestSlowSource(t *testing.T) {
 			done <- err
 		}()
 		w.Write(make([]byte, size-1))
-		time.Sleep(300 * time.Millisecond) // longer than the timeout
+		time.Sleep(1200 * time.Millisecond) // longer than the timeout
 		mounttest.Script(t, b, `
 			stat f  -> ! does not exist
 			put g x -> ok
@@ -232,7 +233,40 @@ func TestSlowSource(t *testing.T) {
 	}
 }
 
-// TestPutMemory: a stream of any length needs 12 MiB.
+// TestBuffersComeBack: uploads that fail, wherever they do, keep no buffer.
+func TestBuffersComeBack(t *testing.T) {
+	s := dropboxtest.Start(t, dropboxtest.Config{})
+	b := open(t, config(s))
+	broken := errors.New("broken")
+	for range 10 { // more than there are
+		for _, size := range []int64{-1, 7 << 20, 40 << 20} {
+			for _, sent := range []int64{0, 100, 4 << 20, 5 << 20, 6 << 20, 13 << 20} {
+				if size >= 0 && sent > size {
+					continue
+				}
+				src := io.MultiReader(io.LimitReader(zeros{}, sent), readerFunc(func([]byte) (int, error) { return 0, broken }))
+				if _, err := b.Put(t.Context(), "f", src, mounts.PutOptions{Size: size}); !errors.Is(err, broken) {
+					t.Fatal(err)
+				}
+			}
+		}
+		s.Inject(dropboxtest.Fault{Route: "files/upload_session/append_v2", Status: 409, Tags: "not_found"})
+		if _, err := b.Put(t.Context(), "f", io.LimitReader(zeros{}, 40<<20), mounts.PutOptions{Size: 40 << 20}); err == nil {
+			t.Fatal("Put works")
+		}
+		s.Heal()
+	}
+	s.Reset()
+	if _, err := b.Put(t.Context(), "f", io.LimitReader(zeros{}, 7<<20), mounts.PutOptions{Size: 7 << 20}); err != nil || s.Count("files/upload") != 1 {
+		t.Errorf("with all buffers free, 7 MiB take %v (%v); want one call", s.Counts(), err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestPutMemory: a stream of any length needs the six blocks of all uploads, and many streams hardly more than one each.
 func TestPutMemory(t *testing.T) {
 	received := int64(0)
 	var mu sync.Mutex
@@ -282,8 +316,48 @@ func TestPutMemory(t *testing.T) {
 	if err != nil || info.Size != size {
 		t.Fatalf("Put: %+v, %v", info, err)
 	}
-	if most > 13<<20 {
+	if most > 28<<20 {
 		t.Errorf("a stream took %d KiB", most>>10)
+	}
+	// Sixteen streams that have all been read from a while.
+	const streams = 16
+	var reached, ended sync.WaitGroup
+	reached.Add(streams)
+	goOn := make(chan struct{})
+	for range streams {
+		ended.Go(func() {
+			left := 20 << 20
+			_, err := b.Put(t.Context(), "f", readerFunc(func(p []byte) (int, error) {
+				if left == 2<<20 {
+					reached.Done()
+					<-goOn
+				}
+				if left == 0 {
+					return 0, io.EOF
+				}
+				n := min(len(p), left, 1<<20)
+				if left > 2<<20 {
+					n = min(n, left-2<<20)
+				}
+				left -= n
+				return n, nil
+			}), mounts.PutOptions{Size: 20 << 20})
+			if err == nil { // the service counts the bytes of all together
+				return
+			}
+			if fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("Put: %v", err)
+			}
+		})
+	}
+	reached.Wait()
+	var now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&now)
+	close(goOn)
+	ended.Wait()
+	if took := now.HeapAlloc - min(before.HeapAlloc, now.HeapAlloc); took > (streams+6)*4<<20+4<<20 {
+		t.Errorf("%d streams took %d KiB", streams, took>>10)
 	}
 }
 

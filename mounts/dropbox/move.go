@@ -43,8 +43,14 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 // move asks Dropbox for one move, and returns its error as it is.
 func (b *Backend) move(ctx context.Context, from, to string) error {
 	b.folders.forget(b.path(from))
-	_, err := b.files.MoveV2Context(ctx, files.NewRelocationArg(b.path(from), b.path(to)))
+	defer b.seen.changing(b.path(from))()
+	defer b.seen.changing(b.path(to))()
+	res, err := b.files.MoveV2Context(ctx, files.NewRelocationArg(b.path(from), b.path(to)))
 	b.folders.forget(b.path(from))
+	if err == nil && res != nil && res.Metadata != nil {
+		b.seen.did(b.path(from), nil)
+		b.seen.did(b.path(to), res.Metadata)
+	}
 	return err
 }
 
@@ -111,7 +117,7 @@ func (b *Backend) undo(ctx context.Context, aside, name string) {
 }
 
 func (b *Backend) tidy(ctx context.Context, aside string) {
-	b.after(ctx, aside, func(ctx context.Context) error { return b.remove(ctx, "Rename", aside) })
+	b.after(ctx, aside, func(ctx context.Context) error { return b.remove(ctx, aside, "") })
 }
 
 func (b *Backend) after(ctx context.Context, aside string, do func(context.Context) error) {
@@ -149,6 +155,7 @@ func (b *Backend) CopyFile(ctx context.Context, from, to string) (mounts.Info, e
 	case strings.EqualFold(from, to):
 		return source, nil
 	}
+	defer b.seen.changing(b.path(to))()
 	res, err := b.files.CopyV2Context(ctx, files.NewRelocationArg(b.path(from), b.path(to)))
 	if no, taken := refusedWith(err, "conflict"); taken {
 		kind := fault.Unsupported
@@ -165,6 +172,7 @@ func (b *Backend) CopyFile(ctx context.Context, from, to string) (mounts.Info, e
 	}
 	if res != nil {
 		if info, ok := describe(res.Metadata); ok {
+			b.seen.did(b.path(to), res.Metadata)
 			return info, nil
 		}
 	}

@@ -56,6 +56,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 		content.Close()
 		return nil, err
 	}
+	b.seen.told(b.path(name), m)
 	dir, _ := mounts.Split(name)
 	b.folders.learn(b.path(dir))
 	return r, nil

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"math"
+	"net/http"
 	"time"
 
 	"github.com/dropbox/dropbox-sdk-go-unofficial/v6/dropbox/files"
@@ -38,12 +39,16 @@ func (b *Backend) stat(ctx context.Context, op, name string) (mounts.Info, error
 func (b *Backend) metadata(ctx context.Context, op, name string) (files.IsMetadata, mounts.Info, error) {
 	m, err := b.files.GetMetadataContext(ctx, files.NewGetMetadataArg(b.path(name)))
 	if err != nil {
+		if _, missing := refusedWith(err, "not_found"); missing {
+			b.seen.told(b.path(name), nil)
+		}
 		return nil, mounts.Info{}, fail(op, name, err)
 	}
 	info, ok := describe(m)
 	if !ok {
 		return nil, mounts.Info{}, fail(op, name, errAnswer)
 	}
+	b.seen.told(b.path(name), m)
 	if name == "." {
 		info.Name = "."
 	}
@@ -161,6 +166,9 @@ func (l *lister) page(res *files.ListFolderResult, yield func(mounts.Info, error
 				l.seen[key] = struct{}{}
 			}
 		}
+		if !res.HasMore && l.seen == nil { // of large folders the revs would push out all others
+			l.b.seen.told(l.b.path(mounts.Join(l.dir, info.Name)), m)
+		}
 		if !yield(info, nil) {
 			return false
 		}
@@ -200,14 +208,20 @@ func (b *Backend) Mkdir(ctx context.Context, name string) error {
 	if err := b.parent(ctx, "Mkdir", name); err != nil {
 		return fault.Wrap("mounts/dropbox.Mkdir", name, err)
 	}
-	if _, err := b.files.CreateFolderV2Context(ctx, files.NewCreateFolderArg(b.path(name))); err != nil {
+	defer b.seen.changing(b.path(name))()
+	res, err := b.files.CreateFolderV2Context(ctx, files.NewCreateFolderArg(b.path(name)))
+	if err != nil {
 		return fail("Mkdir", name, err)
+	}
+	if res != nil && res.Metadata != nil {
+		b.seen.did(b.path(name), res.Metadata)
 	}
 	b.folders.learn(b.path(name))
 	return nil
 }
 
-// Remove implements mounts.Backend. Whether a folder is empty is asked before.
+// Remove implements mounts.Backend. A file is removed by its rev, which no folder has; where that is not known, or another by now, Dropbox is
+// asked what there is. Whether a folder is empty is asked before.
 func (b *Backend) Remove(ctx context.Context, name string) error {
 	if err := b.begin(ctx, "Remove", name, true); err != nil {
 		return err
@@ -215,22 +229,51 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	if name == "." {
 		return fault.New("mounts/dropbox.Remove", name, fault.Invalid, errRoot)
 	}
-	empty, err := b.empty(ctx, name)
-	switch {
-	case err != nil:
-		return err
-	case !empty:
-		return fault.New("mounts/dropbox.Remove", name, fault.NotEmpty, nil)
+	path := b.path(name)
+	var refused string // rev
+	var no *refusal
+	for range removals {
+		rev := b.seen.rev(path)
+		if rev == "" && !b.folders.know(path) {
+			_, info, err := b.metadata(ctx, "Remove", name)
+			if err != nil {
+				return err
+			}
+			if !info.IsDir() {
+				rev = info.Tag
+			}
+		}
+		if rev == "" {
+			empty, err := b.empty(ctx, name)
+			switch {
+			case fault.KindOf(err) == fault.NotDir:
+				b.folders.forget(path)
+				continue
+			case err != nil:
+				return err
+			case !empty:
+				return fault.New("mounts/dropbox.Remove", name, fault.NotEmpty, nil)
+			}
+			return fail("Remove", name, b.remove(ctx, name, ""))
+		}
+		if rev == refused { // it was not for the rev
+			return fail("Remove", name, no)
+		}
+		err := b.remove(ctx, name, rev)
+		if !errors.As(err, &no) || no.status != http.StatusConflict || no.has("not_found") {
+			return fail("Remove", name, err)
+		}
+		refused = rev
+		b.seen.told(path, nil) // it has another rev, or is a folder now
 	}
-	return b.remove(ctx, "Remove", name)
+	return fault.New("mounts/dropbox.Remove", name, fault.Busy, errRivals)
 }
 
-// empty reports whether name is a folder without entries, or a file. Entries that List leaves out count.
+const removals = 5 // tries, while others change the file
+
+// empty reports whether the folder name has no entries. Those that List leaves out count.
 func (b *Backend) empty(ctx context.Context, name string) (bool, error) {
 	res, err := b.list(ctx, "Remove", name, 1)
-	if fault.KindOf(err) == fault.NotDir {
-		return true, nil
-	}
 	for pages := 0; err == nil; pages++ {
 		for _, m := range res.Entries {
 			if _, gone := m.(*files.DeletedMetadata); !gone {
@@ -252,11 +295,28 @@ func (b *Backend) empty(ctx context.Context, name string) (bool, error) {
 	return false, err
 }
 
-func (b *Backend) remove(ctx context.Context, op, name string) error {
-	b.folders.forget(b.path(name))
-	_, err := b.files.DeleteV2Context(ctx, files.NewDeleteArg(b.path(name)))
-	b.folders.forget(b.path(name))
-	return fail(op, name, err)
+// remove deletes name, whatever it is, or with a rev only the file that has it. It returns Dropbox's error as it is.
+func (b *Backend) remove(ctx context.Context, name, rev string) error {
+	path := b.path(name)
+	arg := files.NewDeleteArg(path)
+	arg.ParentRev = rev
+	if rev == "" {
+		b.folders.forget(path)
+	}
+	defer b.seen.changing(path)()
+	res, err := b.files.DeleteV2Context(ctx, arg)
+	if rev == "" {
+		b.folders.forget(path)
+	}
+	if err == nil && (res == nil || res.Metadata == nil) {
+		err = errAnswer
+	}
+	if _, missing := refusedWith(err, "not_found"); missing {
+		b.seen.told(path, nil)
+	} else if err == nil {
+		b.seen.did(path, nil)
+	}
+	return err
 }
 
 // Purge implements mounts.Purger. A tree that is too large for Dropbox to delete at once is Unsupported: the caller does it by hand.
@@ -267,5 +327,5 @@ func (b *Backend) Purge(ctx context.Context, name string) error {
 	if name == "." {
 		return fault.New("mounts/dropbox.Purge", name, fault.Invalid, errRoot)
 	}
-	return b.remove(ctx, "Purge", name)
+	return fail("Purge", name, b.remove(ctx, name, ""))
 }

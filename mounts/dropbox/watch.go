@@ -49,10 +49,10 @@ func (b *Backend) Space(ctx context.Context) (mounts.Space, error) {
 	}
 	u, err := b.users.GetSpaceUsageContext(ctx)
 	if err != nil {
-		return mounts.Space{}, fail("Space", ".", err)
+		return mounts.Space{}, fail("Space", "", err)
 	}
 	if u == nil {
-		return mounts.Space{}, fail("Space", ".", errAnswer)
+		return mounts.Space{}, fail("Space", "", errAnswer)
 	}
 	used, total := u.Used, uint64(math.MaxUint64)
 	if a := u.Allocation; a != nil && a.Individual != nil {
@@ -78,8 +78,9 @@ const (
 	watchRestMost = time.Minute
 )
 
-// Watch implements mounts.Watcher with a cursor over everything and Dropbox's long polling. While Dropbox cannot be reached it tries again;
-// the cursor stays good, so nothing is missed by that. What does not pass by itself, such as a revoked token, is yielded once.
+// Watch implements mounts.Watcher with a cursor over everything and Dropbox's long polling. What this backend did itself is left out, as far
+// as it is sure that nobody else had a part in it. While Dropbox cannot be reached it tries again; the cursor stays good, so nothing is
+// missed by that. What does not pass by itself, such as a revoked token, is yielded once.
 func (b *Backend) Watch(ctx context.Context) iter.Seq2[mounts.Change, error] {
 	return func(yield func(mounts.Change, error) bool) {
 		if err := b.begin(ctx, "Watch", ".", false); err != nil {
@@ -148,13 +149,13 @@ func (w *watch) step(ctx context.Context) error {
 			err = errAnswer
 		}
 		if err != nil {
-			return fail("Watch", ".", err)
+			return fail("Watch", "", err)
 		}
 		w.cursor = res.Cursor
 	}
 	if w.lost {
 		w.lost = false
-		w.stopped = !w.yield(mounts.Change{}, fault.New("mounts/dropbox.Watch", ".", fault.Unavailable, errMissed))
+		w.stopped = !w.yield(mounts.Change{}, fault.New("mounts/dropbox.Watch", "", fault.Unavailable, errMissed))
 		return nil
 	}
 	arg := files.NewListFolderLongpollArg(w.cursor)
@@ -183,6 +184,7 @@ func (w *watch) step(ctx context.Context) error {
 // changes yields all there are since the cursor.
 func (w *watch) changes(ctx context.Context) error {
 	for more, empty := true, 0; more && !w.stopped && ctx.Err() == nil; {
+		asked := time.Now()
 		page, err := w.b.files.ListFolderContinueContext(ctx, files.NewListFolderContinueArg(w.cursor))
 		if err == nil && page == nil {
 			err = errAnswer
@@ -195,10 +197,20 @@ func (w *watch) changes(ctx context.Context) error {
 			empty = 0
 		}
 		if empty > emptyMost {
-			return fail("Watch", ".", errAnswer)
+			return fail("Watch", "", errAnswer)
 		}
+		settling, stop := context.WithTimeout(ctx, settleMost)
+		last := make(map[string]files.IsMetadata, len(page.Entries)) // by path in lower case: what it is in the end
 		for _, m := range page.Entries {
-			if name, ok := w.b.changed(m); ok && !w.stopped {
+			if name, ok := w.b.changed(m); ok {
+				last[strings.ToLower(name)] = m
+				w.b.seen.settle(w.b.path(name), settling.Done())
+			}
+		}
+		stop()
+		for _, m := range page.Entries {
+			name, ok := w.b.changed(m)
+			if ok && !w.stopped && m == last[strings.ToLower(name)] && !w.b.seen.ours(w.b.path(name), m, asked) {
 				w.stopped = !w.yield(mounts.Change{Name: name}, nil)
 			}
 		}
@@ -209,9 +221,10 @@ func (w *watch) changes(ctx context.Context) error {
 // reset begins anew when Dropbox has lost the cursor, and passes other errors.
 func (w *watch) reset(err error) error {
 	if _, lost := refusedWith(err, "reset"); !lost {
-		return fail("Watch", ".", err)
+		return fail("Watch", "", err)
 	}
 	w.cursor, w.lost = "", true
+	w.b.seen.forget()
 	return nil
 }
 

@@ -3,6 +3,8 @@ package dropbox
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
 	"regexp"
 	"sync"
@@ -16,13 +18,7 @@ import (
 
 const (
 	block = 4 << 20   // of an upload session; Dropbox takes multiples of it only
-	small = 2 * block // what is shorter goes up in one call
-)
-
-// first and more keep the buffers of uploads for the next ones.
-var (
-	first = sync.Pool{New: func() any { return new([small]byte) }}
-	more  = sync.Pool{New: func() any { return new([block]byte) }}
+	small = 2 * block // what is shorter goes up in one call, where there is room
 )
 
 // Put implements mounts.Backend.
@@ -85,10 +81,16 @@ func (b *Backend) commit(name string, opt mounts.PutOptions) *files.CommitInfo {
 // put uploads src and publishes it, once above says that the parent is there. Errors are not yet translated.
 func (b *Backend) put(ctx context.Context, op, name string, src io.Reader, size int64, commit *files.CommitInfo, above func() error) (mounts.Info, error) {
 	s := source{ctx: ctx, src: src, op: op, name: name, size: size}
-	head, pooled, err := s.head()
-	if pooled != nil {
-		defer first.Put(pooled)
+	u := &uploads{buffers: b.buffers, free: make(chan []byte, 1)}
+	defer u.end()
+	id := func() (string, error) { return b.start(ctx) }
+	if size >= small { // it will take a session, which begins while the first block is read
+		begin, cancel := context.WithCancel(ctx)
+		id = b.startLater(begin)
+		defer id()
+		defer cancel()
 	}
+	head, err := s.head(u)
 	if err != nil {
 		return mounts.Info{}, err
 	}
@@ -97,9 +99,17 @@ func (b *Backend) put(ctx context.Context, op, name string, src io.Reader, size 
 		if err := above(); err != nil {
 			return mounts.Info{}, err
 		}
-		m, err = b.files.UploadContext(ctx, &files.UploadArg{CommitInfo: *commit}, bytes.NewReader(head))
+		defer b.seen.changing(b.path(name))()
+		m, err = b.files.UploadContext(ctx, &files.UploadArg{CommitInfo: *commit, ContentHash: contentHash(head)}, bytes.NewReader(head))
 	} else {
-		m, err = b.session(ctx, &s, head, commit, above)
+		var publish func() (*files.FileMetadata, error)
+		if publish, err = b.session(ctx, &s, u, head, id, commit); err == nil {
+			err = above() // the blocks went before the parent was known to be there, but published nothing
+		}
+		if err == nil {
+			defer b.seen.changing(b.path(name))()
+			m, err = publish()
+		}
 	}
 	if err != nil {
 		return mounts.Info{}, err
@@ -108,9 +118,22 @@ func (b *Backend) put(ctx context.Context, op, name string, src io.Reader, size 
 	if !ok || info.Type == mounts.File && info.Size != s.read {
 		return mounts.Info{}, errAnswer
 	}
+	b.seen.did(b.path(name), m)
 	dir, _ := mounts.Split(name)
 	b.folders.learn(b.path(dir))
 	return info, nil
+}
+
+// contentHash is the digest by which Dropbox notices what was damaged on the way. The library would copy the content for it.
+func contentHash(data []byte) string {
+	var sums []byte
+	for len(data) > 0 {
+		n := min(len(data), block)
+		sum := sha256.Sum256(data[:n])
+		sums, data = append(sums, sum[:]...), data[n:]
+	}
+	sum := sha256.Sum256(sums)
+	return hex.EncodeToString(sum[:])
 }
 
 // source reads what is put and counts it.
@@ -120,34 +143,48 @@ type source struct {
 	op, name string
 	size     int64 // declared, -1 when not
 	read     int64
-	ended    bool // the source said so, and the length is right
+	peeked   []byte // read, but not yet given out
+	ended    bool   // the source said so, and the length is right
 }
 
-// head reads the beginning: all of a source that is shorter than small, else small bytes of it. The buffer grows with what comes; pooled
-// is to be given back when it is not nil.
-func (s *source) head() (head []byte, pooled *[small]byte, err error) {
+// head reads the beginning: all of a source that goes up in one call, else a block. The buffer grows with what comes.
+func (s *source) head(u *uploads) (head []byte, err error) {
 	want := int64(64 << 10)
 	if s.size >= 0 {
 		want = s.size + 1 // so that the end shows in the same read
 	}
-	for {
-		if want >= block {
-			pooled = first.Get().(*[small]byte)
-			head = pooled[:copy(pooled[:], head)]
-		} else {
-			head = append(make([]byte, 0, want), head...)
-		}
+	for ; want < block; want = int64(cap(head)) * 8 {
+		head = append(make([]byte, 0, want), head...)
 		n, err := s.fill(head[len(head):cap(head)])
 		head = head[:len(head)+n]
-		if err != nil || s.ended || pooled != nil {
-			return head, pooled, err
+		if err != nil || s.ended {
+			return head, err
 		}
-		want = int64(cap(head)) * 8
 	}
+	buf := u.first(s.size)
+	n := copy(buf, head)
+	k, err := s.fill(buf[n:])
+	if err == nil && s.size < small { // it may end right there
+		err = s.peek()
+	}
+	return buf[:n+k], err
+}
+
+// peek finds out whether the source has ended.
+func (s *source) peek() error {
+	if s.ended || len(s.peeked) > 0 {
+		return nil
+	}
+	var one [1]byte
+	n, err := s.fill(one[:])
+	s.peeked = one[:n]
+	return err
 }
 
 // fill reads until p is full or the source ends, and checks the length against the declared one.
 func (s *source) fill(p []byte) (n int, err error) {
+	n = copy(p, s.peeked)
+	s.peeked = s.peeked[n:]
 	for idle := 0; n < len(p) && !s.ended; {
 		if err := s.ctx.Err(); err != nil {
 			return n, fault.Wrap("mounts/dropbox."+s.op, s.name, err)
@@ -173,89 +210,157 @@ func (s *source) fill(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// session uploads in blocks, two at a time while a third is read, and publishes with the last call. head is full and not all.
-func (b *Backend) session(ctx context.Context, s *source, head []byte, commit *files.CommitInfo, above func() error) (*files.FileMetadata, error) {
-	start := files.NewUploadSessionStartArg()
-	start.SessionType = &files.UploadSessionType{Tagged: sdk.Tagged{Tag: files.UploadSessionTypeConcurrent}}
-	res, err := b.files.UploadSessionStartContext(ctx, start, bytes.NewReader(nil))
+// start begins an upload session and returns its id.
+func (b *Backend) start(ctx context.Context) (string, error) {
+	arg := files.NewUploadSessionStartArg()
+	arg.SessionType = &files.UploadSessionType{Tagged: sdk.Tagged{Tag: files.UploadSessionTypeConcurrent}}
+	res, err := b.files.UploadSessionStartContext(ctx, arg, bytes.NewReader(nil))
 	if err == nil && (res == nil || res.SessionId == "") {
 		err = errAnswer
 	}
 	if err != nil {
+		return "", err
+	}
+	return res.SessionId, nil
+}
+
+// startLater is start in the background, from now on; the returned function waits for it and must be called.
+func (b *Backend) startLater(ctx context.Context) (wait func() (string, error)) {
+	var id string
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		id, err = b.start(ctx)
+		done <- err
+	}()
+	return sync.OnceValues(func() (string, error) { err := <-done; return id, err })
+}
+
+// session uploads in blocks, some at a time while another is read, and returns the call that publishes. The blocks may arrive in any order,
+// also that which closes the session. Head is the first block, and full.
+func (b *Backend) session(ctx context.Context, s *source, u *uploads, head []byte, start func() (string, error), commit *files.CommitInfo) (publish func() (*files.FileMetadata, error), err error) {
+	id, err := start()
+	if err != nil {
 		return nil, err
 	}
-	third := more.Get().(*[block]byte)
-	defer more.Put(third)
-	ctx, cancel := context.WithCancelCause(ctx)
+	sending, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	u := uploads{free: make(chan []byte, 3), ctx: ctx, cancel: cancel}
-	defer u.all.Wait() // before the buffers go back
-	send := func(offset int64, data []byte, last bool) error {
-		arg := files.NewUploadSessionAppendArg(files.NewUploadSessionCursor(res.SessionId, uint64(offset)))
-		arg.Close = last
-		return b.append(ctx, arg, data)
+	u.ctx, u.cancel = sending, cancel
+	u.send = func(offset int64, data []byte, last bool) error {
+		arg := files.NewUploadSessionAppendArg(files.NewUploadSessionCursor(id, uint64(offset)))
+		arg.Close, arg.ContentHash = last, contentHash(data)
+		return b.append(sending, arg, data)
 	}
-	u.start(head[:block:block], 0, send)
-	u.free <- third[:]
-	hold, offset := head[block:small:small], int64(block) // read, but not yet known to be the last one or not
-	for !s.ended {
-		buf, err := u.take()
-		if err != nil {
+	data, spare := head, false
+	for offset := int64(0); ; offset += block {
+		if err := s.peek(); err != nil {
+			u.back(data, spare)
 			return nil, err
 		}
-		n, err := s.fill(buf)
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
+		u.start(data, offset, spare, s.ended)
+		if s.ended {
 			break
 		}
-		u.start(hold, offset, send)
-		offset += block
-		hold = buf[:n:block]
+		if data, spare, err = u.take(); err != nil {
+			return nil, err
+		}
+		n, err := s.fill(data)
+		if err != nil {
+			u.back(data, spare)
+			return nil, err
+		}
+		data = data[:n]
 	}
 	u.all.Wait()
-	if err := context.Cause(ctx); err != nil {
+	if err := context.Cause(sending); err != nil {
 		return nil, err
 	}
-	if err := above(); err != nil { // the last block goes before the parent is known to be there, but publishes nothing
-		return nil, err
-	}
-	if err := send(offset, hold, true); err != nil {
-		return nil, err
-	}
-	finish := files.NewUploadSessionFinishArg(files.NewUploadSessionCursor(res.SessionId, uint64(s.read)), commit)
-	return b.files.UploadSessionFinishContext(ctx, finish, bytes.NewReader(nil))
+	return func() (*files.FileMetadata, error) {
+		finish := files.NewUploadSessionFinishArg(files.NewUploadSessionCursor(id, uint64(s.read)), commit)
+		return b.files.UploadSessionFinishContext(ctx, finish, bytes.NewReader(nil))
+	}, nil
 }
 
-// uploads are the blocks on their way.
+// uploads are the blocks of an upload on their way, and their buffers.
 type uploads struct {
-	all    sync.WaitGroup
-	free   chan []byte // buffers that can be filled
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	buffers *buffers
+	one     []byte       // its own
+	two     *[small]byte // instead, for a source that is a little longer than that
+	free    chan []byte  // one, when it can be filled
+	all     sync.WaitGroup
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	send    func(offset int64, data []byte, last bool) error
 }
 
-func (u *uploads) start(data []byte, offset int64, send func(offset int64, data []byte, last bool) error) {
+// double keeps the buffers of two blocks.
+var double = sync.Pool{New: func() any { return new([small]byte) }}
+
+// first returns the buffer for the beginning of a source: room for all of it and for its end to show where it goes up in one call, else one
+// block.
+func (u *uploads) first(size int64) []byte {
+	if size >= block && size < small && u.buffers.try() {
+		u.buffers.use()
+		u.two = double.Get().(*[small]byte)
+		return u.two[:size+1]
+	}
+	u.buffers.use()
+	u.one = u.buffers.get()
+	return u.one
+}
+
+// end waits for what is on its way and gives the buffers back.
+func (u *uploads) end() {
+	u.all.Wait()
+	if u.one != nil {
+		u.buffers.put(u.one)
+		u.buffers.done()
+	}
+	if u.two != nil {
+		double.Put(u.two)
+		u.buffers.done()
+		u.buffers.done()
+	}
+}
+
+func (u *uploads) start(data []byte, offset int64, spare, last bool) {
 	u.all.Go(func() {
-		if err := send(offset, data, false); err != nil {
+		if err := u.send(offset, data, last); err != nil {
 			u.cancel(err)
 		}
-		u.free <- data[:cap(data)]
+		u.back(data, spare)
 	})
 }
 
-// take waits for a buffer, and returns the error of a block that failed.
-func (u *uploads) take() ([]byte, error) {
-	select {
-	case <-u.ctx.Done():
-		return nil, context.Cause(u.ctx)
-	case buf := <-u.free:
-		if err := context.Cause(u.ctx); err != nil {
-			return nil, err
-		}
-		return buf, nil
+// back gives a buffer back, of which data is the beginning.
+func (u *uploads) back(data []byte, spare bool) {
+	if !spare {
+		u.free <- data[:block]
+		return
 	}
+	u.buffers.put(data)
+	u.buffers.done()
+}
+
+// take waits for a buffer, and returns the error of a block that failed. It takes the own one rather than one that others could use.
+func (u *uploads) take() (buf []byte, spare bool, err error) {
+	select {
+	case buf = <-u.free:
+	default:
+		select {
+		case <-u.ctx.Done():
+		case buf = <-u.free:
+		case u.buffers.spare <- struct{}{}:
+			buf, spare = u.buffers.get(), true
+		}
+	}
+	if err := context.Cause(u.ctx); err != nil {
+		if buf != nil {
+			u.back(buf, spare)
+		}
+		return nil, false, err
+	}
+	return buf, spare, nil
 }
 
 // append sends one block. Where an earlier try arrived although its answer was lost, Dropbox says so.

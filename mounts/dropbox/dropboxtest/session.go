@@ -103,7 +103,7 @@ func (n *session) add(offset int64, data []byte, last bool) *problem {
 		return conflict("concurrent_session_invalid_offset")
 	case size%block != 0 && !last:
 		return conflict("concurrent_session_invalid_data_size")
-	case n.closed:
+	case n.closed && (last || offset+size > n.end): // blocks may arrive after the one that closes
 		return conflict("closed")
 	}
 	n.parts[offset] = data
