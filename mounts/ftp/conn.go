@@ -223,7 +223,7 @@ func (b *Backend) dial(ctx context.Context) (*conn, error) {
 	d.Timeout = b.timeout
 	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(b.host, b.port))
 	if err != nil {
-		return nil, &lostError{err}
+		return nil, &lostError{fmt.Errorf("%w (options host and port)", err)}
 	}
 	peer, err := netip.ParseAddrPort(raw.RemoteAddr().String())
 	if err != nil {

@@ -43,7 +43,7 @@ func (e *replyError) Error() string {
 			return '\uFFFD'
 		}
 		return r
-	}, strings.ToValidUTF8(e.reply.text(), "\uFFFD"))
+	}, strings.ToValidUTF8(strings.Join(e.reply.lines, "; "), "\uFFFD"))
 	if len(text) > 300 {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
 	}

@@ -370,8 +370,11 @@ func (u *upload) publish(ctx context.Context, c *conn) (mounts.Info, error) {
 	}
 	u.temp = ""
 	info, err := b.statResult(u.name, rs)
-	if err != nil && kindOf(err) == fault.NotExist {
+	switch {
+	case err != nil && kindOf(err) == fault.NotExist:
 		return info, errName // or somebody removed it at once, which is as good as never put
+	case err == nil && info.Type == mounts.File && info.Size >= 0 && info.Size != u.src.n: // only a small one, which was not measured before
+		return info, &lostError{fmt.Errorf("the server stored %d of %d bytes", info.Size, u.src.n)}
 	}
 	return info, err
 }
