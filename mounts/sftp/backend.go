@@ -39,6 +39,7 @@ type Backend struct {
 	pool    *pool
 	folders folders
 	beside  beside
+	own     own
 	closed  atomic.Bool
 	skew    atomic.Int64 // the server's clock minus ours in nanoseconds, as seen at the last write; 0 when never seen
 
@@ -228,6 +229,8 @@ func (b *Backend) openDir(ctx context.Context, w *wire, dir string) (string, err
 		err = refusal("List", dir, fault.NotDir, errLink)
 	case a.typ() != mounts.Dir && a.flags&hasMode != 0:
 		err = refusal("List", dir, fault.NotDir, nil)
+	default:
+		g.found(dir, a)
 	}
 	if err != nil {
 		open.forget()

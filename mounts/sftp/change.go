@@ -24,8 +24,7 @@ func (b *Backend) Mkdir(ctx context.Context, name string) error {
 		if err := b.guard(ctx, w, name).wait(ctx); err != nil {
 			return err
 		}
-		err := w.ask(ctx, func(c *client.Client) error { return c.Mkdir(b.path(name)) })
-		return b.taken(ctx, w, "Mkdir", name, err)
+		return b.taken(ctx, w, "Mkdir", name, w.mkdir(ctx, b.path(name), wishes{}).ok(ctx))
 	})
 }
 
@@ -72,14 +71,17 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 		if err := b.guard(ctx, w, name).wait(ctx); err != nil {
 			return err
 		}
-		remove := func() error { return w.ask(ctx, func(c *client.Client) error { return c.Remove(b.path(name)) }) }
-		err := remove()
+		err := w.simple(ctx, typeRemove, b.path(name)).ok(ctx)
 		b.folders.drop(name)
 		if err == nil || codeOf(err) == codeOK {
 			return err
 		}
-		a, there := w.lstat(ctx, b.path(name)).attrs(ctx)
+		at, rmdir := w.lstat(ctx, b.path(name)), w.simple(ctx, typeRmdir, b.path(name))
+		a, there := at.attrs(ctx)
+		gone := rmdir.ok(ctx)
 		switch {
+		case gone == nil || codeOf(gone) == codeOK:
+			return gone
 		case there != nil:
 			return there
 		case a.typ() != mounts.Dir:
@@ -88,7 +90,7 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 		left, others, listed := b.leftovers(ctx, w, name)
 		switch {
 		case listed != nil || others == 0 && len(left) == 0:
-			return b.explain(ctx, w, "Remove", name, err)
+			return b.explain(ctx, w, "Remove", name, gone)
 		case others > 0:
 			return refusal("Remove", name, fault.NotEmpty, nil)
 		}
@@ -97,7 +99,7 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 				return refusal("Remove", name, fault.NotEmpty, err)
 			}
 		}
-		return remove()
+		return w.simple(ctx, typeRmdir, b.path(name)).ok(ctx)
 	})
 }
 
@@ -168,7 +170,9 @@ func (b *Backend) Rename(ctx context.Context, from, to string) error {
 		case missing == nil && src.typ() == mounts.Dir:
 			return refusal(op, to, fault.NotDir, nil)
 		}
+		moved := b.own.move()
 		err = b.move(ctx, w, b.path(from), b.path(to), missing == nil)
+		moved(err)
 		b.folders.drop(from, to)
 		if err != nil {
 			return b.moveRefused(ctx, w, from, to, err)

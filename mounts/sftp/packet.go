@@ -25,6 +25,7 @@ const (
 	typeReaddir  = 12
 	typeRemove   = 13
 	typeMkdir    = 14
+	typeRmdir    = 15
 	typeRename   = 18
 	typeReadlink = 19
 	typeStatus   = 101

@@ -1,6 +1,7 @@
 package sftp
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ const (
 	bufferSize   = chunk + 1<<10
 	chunk        = 128 << 10 // of streams, where the server takes that much
 	smallChunk   = 32 << 10  // what every server takes
+	linkBuffer   = 64 << 10
 )
 
 var errNoLane = errors.New("no channel is free for another stream")
@@ -41,14 +43,17 @@ type link struct {
 	cause   error   // guarded by pool.mu; why it is gone
 }
 
-// meter knows when a connection last brought bytes.
+// meter knows when a connection last brought bytes. It reads more at once than the library, which asks for 4 KiB first.
 type meter struct {
 	net.Conn
+	in   *bufio.Reader
 	last atomic.Int64
 }
 
+func newMeter(c net.Conn) *meter { return &meter{Conn: c, in: bufio.NewReaderSize(c, linkBuffer)} }
+
 func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.Conn.Read(p)
+	n, err := m.in.Read(p)
 	m.last.Store(time.Now().UnixNano())
 	return n, err
 }
@@ -407,7 +412,7 @@ func (p *pool) login(ctx context.Context, hostKeys []string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc := &meter{Conn: inner}
+	nc := newMeter(inner)
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	conn, channels, requests, err := ssh.NewClientConn(nc, p.set.addr, p.set.clientConfig(hostKeys))
 	if !stop() && err == nil {
@@ -556,6 +561,19 @@ func (p *pool) share() int {
 	defer p.mu.Unlock()
 	p.streams++
 	return min(maxLanes, max(1, allLanes/p.streams))
+}
+
+// ahead is how many bytes a stream with so many lanes may have under way.
+func (p *pool) ahead(lanes int) int {
+	if lanes == 1 {
+		return inLane
+	}
+	if lanes > 2 { // the first is spared
+		lanes--
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(lanes*inLane, max(inLane/2, inAll/max(1, p.streams)))
 }
 
 func (p *pool) unshare() {

@@ -227,9 +227,16 @@ func (s *staged) seal(ctx context.Context, modTime time.Time) func(size int64) e
 func seconds(t time.Time) uint32 { return uint32(min(max(t.Unix(), 0), maxSeconds)) }
 
 // publish gives the finished file its name.
-func (s *staged) publish(ctx context.Context, exclusive bool) error {
+func (s *staged) publish(ctx context.Context, exclusive bool) (err error) {
 	b, w, path := s.b, s.w, s.b.path(s.name)
-	var err error
+	changed := b.own.change(s.name)
+	defer func() {
+		if err != nil {
+			changed(nil)
+		} else {
+			changed(&s.result)
+		}
+	}()
 	switch {
 	case exclusive:
 		err = s.claim(ctx, path)

@@ -26,6 +26,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 	}
 	var r *reader
 	err := b.run(ctx, op, name, true, func(w *wire) error {
+		mine := b.own.last(name)
 		g := b.guard(ctx, w, name)
 		at := w.lstat(ctx, b.path(name))
 		open := w.open(ctx, b.path(name), openRead, wishes{})
@@ -50,6 +51,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 		handle, err := open.handle(ctx)
 		if err == nil {
 			r = b.newReader(ctx, w, op, b.path(name), name, handle, off, n, a.length())
+			r.mine = mine
 		}
 		return err
 	})
@@ -97,6 +99,7 @@ type reader struct {
 	cancel     context.CancelFunc
 	op         string
 	path, name string
+	mine       *ownFile // what this backend knew of the name before it was opened
 
 	mu      sync.Mutex // held by Read and Stat; guards all below
 	lanes   []*outlet
@@ -161,12 +164,7 @@ func (b *Backend) newReader(ctx context.Context, w *wire, op, path, name, handle
 
 // ask requests what is below limit, as far as reading ahead goes.
 func (r *reader) ask(limit int64) {
-	ahead := int64(inLane)
-	if n := len(r.lanes); n > 2 {
-		ahead *= int64(n - 1)
-	} else {
-		ahead *= int64(n)
-	}
+	ahead := int64(r.b.pool.ahead(len(r.lanes)))
 	for r.err == nil && r.next < limit && r.next-r.off < ahead {
 		n := int(min(int64(r.b.chunkR), limit-r.next))
 		best := 0
@@ -347,7 +345,8 @@ func (r *reader) hand(b []byte) (n int, err error, done bool) {
 	}
 }
 
-// widen opens further channels in the background, once the file is old enough for that. See the package comment.
+// widen opens further channels in the background, once the file is old enough for that, or at once when it is one that this backend has just
+// made. See the package comment.
 func (r *reader) widen() {
 	if !r.marked {
 		r.marked = true
@@ -356,12 +355,14 @@ func (r *reader) widen() {
 	if r.wide || r.stat.flags&(hasSize|hasTimes) != hasSize|hasTimes {
 		return
 	}
-	if now := time.Now().Add(time.Duration(r.b.skew.Load())); now.Sub(time.Unix(int64(r.stat.mtime), 0)) < settled {
-		return
+	want, pool := r.stat.still(), r.b.pool
+	var mine *ownFile
+	if now := time.Now().Add(time.Duration(r.b.skew.Load())); now.Sub(time.Unix(int64(want.mtime), 0)) < settled {
+		if mine = r.mine; mine == nil || mine.attrs != want {
+			return
+		}
 	}
 	r.wide = true
-	want, pool := r.stat, r.b.pool
-	want.atime = 0 // reading moves it
 	for range pool.share() {
 		pool.spawn(func() {
 			w, err := pool.lane()
@@ -372,8 +373,7 @@ func (r *reader) widen() {
 			if err == nil {
 				var have attrs
 				have, err = w.simple(r.ctx, typeFstat, handle).attrs(r.ctx)
-				have.atime = 0
-				if err == nil && have != want {
+				if err == nil && (have.still() != want || mine != nil && mine != r.b.own.last(r.name)) {
 					err = errChanged
 				}
 			}

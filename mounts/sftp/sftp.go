@@ -5,12 +5,14 @@
 //
 // Round trips, with folders seen a moment ago: reading a small file 2 (open beside lstat; read beside fstat; closed in the background),
 // putting one 3 (open of the temporary file beside lstat of the target; write, fsync, fstat and close in one go, which OpenSSH carries out in
-// order; rename with an fsync of the folder), listing a small folder 2, stat 1.
+// order; rename with an fsync of the folder), listing a small folder 2, stat, mkdir and removing a file 1.
 //
-// A channel of x/crypto/ssh takes no more than 2 MiB in one round trip, so long streams are spread over up to four channels. The handles on
-// the other channels are opened by name and believed only when they show the same size, times, mode and owner as the first, and when the file
-// is older than the seconds that SFTP counts times in: else the stream stays on one channel. A file that is replaced between these opens by
-// one of the same size, owner and second of modification, set on purpose, would pass.
+// A channel of x/crypto/ssh takes no more than 2 MiB in one round trip, so long streams are spread over up to four channels, as far as the
+// memory for all streams together goes (inAll). The handles on the other channels are opened by name and believed only when they show the same
+// size, times, mode and owner as the first, and when the file is older than the seconds that SFTP counts times in, or is one that this backend
+// published a moment ago and has not begun to replace since (see own): else the stream stays on one channel. A file that somebody else replaces
+// between these opens by one of the same size, owner and second of modification would pass: where it is old, that has to be done on purpose,
+// and where it is our own, within the second of our Put and in the moment between two requests.
 //
 // Symbolic links are not followed. SFTP servers follow them, so the folders on the way are asked about with lstat and believed for a few
 // seconds (folderAge), and what is at the end with lstat in the same flight as the open. Who can replace a folder by a link on the server
@@ -42,7 +44,7 @@ import (
 const (
 	defaultPort        = 22
 	defaultTimeout     = 30 * time.Second
-	defaultConnections = 2
+	defaultConnections = 4
 	maxConnections     = 32
 )
 
@@ -56,7 +58,7 @@ func Driver() mounts.Driver {
 			{Name: "path", Help: "folder on the server that is served; the login's own when absent"},
 			{Name: "hostKey", Help: `keys the server may show, separated by commas: "ssh-ed25519 AAAA…" as in known_hosts, or fingerprints "SHA256:…"; when absent the key seen first is remembered`},
 			{Name: "timeout", Help: "how long the server may be silent, such as 30s, which is the default"},
-			{Name: "connections", Help: "connections to the server at most; 2 when absent"},
+			{Name: "connections", Help: "connections to the server at most; 4 when absent"},
 		},
 		Secrets: []mounts.Option{
 			{Name: "username", Help: "login on the server", Required: true},

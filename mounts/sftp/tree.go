@@ -13,6 +13,7 @@ import (
 const (
 	folderAge  = 3 * time.Second // how long a folder is believed to be one
 	maxFolders = 4096
+	maxDrops   = 256 // that are remembered, for looks that were under way
 )
 
 // folders remembers which names were folders a moment ago, and no links.
@@ -20,6 +21,7 @@ type folders struct {
 	mu    sync.Mutex
 	seen  map[string]time.Time // guarded by mu; until when
 	epoch uint64               // guarded by mu; moves with every change of ours that could make a folder something else
+	drops [maxDrops]string     // guarded by mu; what changed in the last epochs, each at its number modulo maxDrops
 }
 
 // unknown returns the folders above name that have to be looked at, from the top, and the epoch of the answer.
@@ -42,13 +44,22 @@ func (f *folders) unknown(name string) (list []string, epoch uint64) {
 func (f *folders) add(list []string, epoch uint64, since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if epoch != f.epoch {
+	if f.epoch-epoch >= maxDrops {
 		return
 	}
 	if f.seen == nil || len(f.seen)+len(list) > maxFolders {
 		f.seen = make(map[string]time.Time, len(list))
 	}
+next:
 	for _, name := range list {
+		if dir, _ := mounts.Split(name); dir != "." && f.seen[dir].IsZero() { // forgotten meanwhile, and what is below a name must go with it
+			continue
+		}
+		for e := epoch + 1; e <= f.epoch; e++ {
+			if mounts.Below(name, f.drops[e%maxDrops]) {
+				continue next
+			}
+		}
 		f.seen[name] = since.Add(folderAge)
 	}
 }
@@ -57,8 +68,9 @@ func (f *folders) add(list []string, epoch uint64, since time.Time) {
 func (f *folders) drop(names ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.epoch++
 	for _, name := range names {
+		f.epoch++
+		f.drops[f.epoch%maxDrops] = name
 		if _, ok := f.seen[name]; !ok {
 			continue // what is below it is asked about together with it
 		}
@@ -82,9 +94,11 @@ type guard struct {
 // guard starts to look at the folders above names. Wait says whether they are folders.
 func (b *Backend) guard(ctx context.Context, w *wire, names ...string) *guard {
 	g := &guard{b: b, since: time.Now()}
-	for _, name := range names {
-		var list []string
-		list, g.epoch = b.folders.unknown(name)
+	for i, name := range names {
+		list, epoch := b.folders.unknown(name)
+		if i == 0 {
+			g.epoch = epoch
+		}
 		for _, dir := range list {
 			g.names = append(g.names, dir)
 			g.calls = append(g.calls, w.lstat(ctx, b.path(dir)))
@@ -114,6 +128,13 @@ func (g *guard) wait(ctx context.Context) error {
 	return first
 }
 
+// found remembers name, which was asked about together with what g guards, if it is a folder.
+func (g *guard) found(name string, a attrs) {
+	if a.flags&hasMode != 0 && a.typ() == mounts.Dir && name != "." {
+		g.b.folders.add([]string{name}, g.epoch, g.since)
+	}
+}
+
 // path is the name on the server.
 func (b *Backend) path(name string) string {
 	if name == "." {
@@ -130,5 +151,9 @@ func (b *Backend) look(ctx context.Context, w *wire, name string) (attrs, error)
 		at.forget()
 		return attrs{}, err
 	}
-	return at.attrs(ctx)
+	a, err := at.attrs(ctx)
+	if err == nil {
+		g.found(name, a)
+	}
+	return a, err
 }

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	maxLanes   = 4       // channels of one stream
-	allLanes   = 8       // of all streams, about; it bounds memory
-	inLane     = 2 << 20 // bytes under way in a channel: what its window takes
-	fanOut     = 1 << 20 // bytes from which more channels are worth their opening
+	maxLanes   = 4        // channels of one stream
+	allLanes   = 8        // of all streams, about
+	inLane     = 2 << 20  // bytes under way in a channel: what its window takes
+	inAll      = 20 << 20 // bytes under way in all streams, about; it bounds memory
+	fanOut     = 1 << 20  // bytes from which more channels are worth their opening
 	laneShared = -1
 )
 
@@ -125,8 +126,9 @@ func (u *upload) free() (int, error) {
 			}
 		}
 		u.join()
-		best := laneShared
+		best, out := laneShared, 0
 		for i, o := range u.lanes {
+			out += o.out
 			if i == 0 && len(u.lanes) > 2 {
 				continue
 			}
@@ -134,7 +136,7 @@ func (u *upload) free() (int, error) {
 				best = i
 			}
 		}
-		if best >= 0 {
+		if best >= 0 && out*u.b.chunkW < u.b.pool.ahead(len(u.lanes)) {
 			return best, nil
 		}
 		select {
@@ -222,12 +224,15 @@ func (u *upload) finish(modTime time.Time, size int64) error {
 		closing = append(closing, o.w.simple(u.ctx, typeClose, o.handle))
 		o.handle = ""
 	}
-	if sealed == nil {
-		for _, c := range closing { // a close may be what tells of a failed write
-			if err := c.ok(u.ctx); err != nil {
-				return err
-			}
+	if sealed == nil && u.b.orderly { // what was written is in the file, whatever handle it came by
+		sealed = u.s.seal(u.ctx, modTime)
+	}
+	for _, c := range closing { // a close may be what tells of a failed write
+		if err := c.ok(u.ctx); err != nil {
+			return err
 		}
+	}
+	if sealed == nil {
 		sealed = u.s.seal(u.ctx, modTime)
 	}
 	return sealed(size)
