@@ -52,6 +52,13 @@ func (l *login) advice() string {
 	return "the server asks for a user name and a password"
 }
 
+// open reports whether the server may ask for a signature that it was not sent, and get it.
+func (l *login) undecided() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.scheme == "digest" || l.scheme == "" && (l.user != "" || !l.token.IsZero())
+}
+
 // Authorize implements gowebdav.Authenticator: it signs a request.
 func (l *login) Authorize(_ *http.Client, r *http.Request, _ string) error {
 	l.mu.Lock()

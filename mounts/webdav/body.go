@@ -81,7 +81,9 @@ func (b *body) attach(req *http.Request, w *watch) {
 		return
 	}
 	req.ContentLength = b.size
-	req.Header.Set("Expect", "100-continue") // what is refused is refused before it is sent
+	// It cannot be sent again, so nothing goes before the server agrees to it. That costs a round trip: once saves it where the server can ask
+	// for no other signature and the connection is sure to be alive.
+	req.Header.Set("Expect", "100-continue")
 	b.watch = w
 	req.Body = b
 }

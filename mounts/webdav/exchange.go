@@ -28,6 +28,7 @@ const (
 	maxRedirects = 4
 	patient      = 10 // times the timeout for what a server may work at in silence: copying, deleting and moving trees
 	idle         = 60 * time.Second
+	lately       = time.Second // no server closes a connection that was used so short a time ago
 )
 
 // newTransport returns the one way to the server. Life ends dials that are under way when the backend is closed.
@@ -41,12 +42,29 @@ func newTransport(life context.Context, s settings, d *dial.Dialer) (*http.Trans
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(life, cancel)()
-		return d.DialContext(ctx, network, address)
+		inner, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn{inner}, nil
 	}
 	var err error
 	t.TLSClientConfig, err = trust.Config(s.trust)
 	t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{} // HTTP/1.1: a stalled transfer must not stall others
 	return t, err
+}
+
+// conn is a connection that takes bodies in large pieces: the transport would copy 32 KiB at a time.
+type conn struct{ net.Conn }
+
+var _ io.ReaderFrom = conn{}
+
+var pieces = sync.Pool{New: func() any { b := make([]byte, piece); return &b }}
+
+func (c conn) ReadFrom(r io.Reader) (int64, error) {
+	buf := pieces.Get().(*[]byte)
+	defer pieces.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{c.Conn}, struct{ io.Reader }{r}, *buf)
 }
 
 // request is what is asked of the server.
@@ -102,15 +120,16 @@ func (b *Backend) do(ctx context.Context, q request) (*response, error) {
 			signed = true
 		case code >= 300 && code < 400 && resp.Header.Get("Location") != "": // mod_dir gives none when it is the Destination that lacks a slash
 			to, err := b.redirected(q, resp)
+			itself := err == nil && strings.TrimSuffix(to, "/") == strings.TrimSuffix(q.path, "/")
+			if itself && (q.method == http.MethodGet || !resend) {
+				return resp, nil // it is a folder: a page about that is of no use, and a body not for it
+			}
 			if hops++; err == nil && (!resend || hops > maxRedirects) {
 				err = fault.New("mounts/webdav.request", "", fault.Unavailable, errors.New("the server redirects in circles"))
 			}
 			if err != nil {
 				resp.finish()
 				return nil, err
-			}
-			if strings.TrimSuffix(to, "/") == strings.TrimSuffix(q.path, "/") && q.method == http.MethodGet {
-				return resp, nil // it is a folder: a page about that is of no use
 			}
 			q.path = to
 		default:
@@ -193,7 +212,12 @@ func (b *Backend) once(ctx context.Context, q request, pool slots) (resp *respon
 	}
 	used = req.Header.Get("Authorization")
 	reused := false
-	traced := httptrace.WithClientTrace(own, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+	traced := httptrace.WithClientTrace(own, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		reused = c.Reused
+		if (!c.Reused || c.IdleTime < lately) && !b.login.undecided() {
+			req.Header.Del("Expect")
+		}
+	}})
 	w.resume()
 	raw, err := b.transport.RoundTrip(req.WithContext(traced))
 	w.pause()

@@ -102,6 +102,7 @@ func (n *names) leave(name string, g *gate) {
 // hints remember which names are folders that the server wants a slash after, which spares the redirect. They may be wrong.
 type hints struct {
 	mu    sync.Mutex
+	wants bool            // it redirected once; guarded by mu
 	names map[string]bool // guarded by mu
 }
 
@@ -113,15 +114,34 @@ func (h *hints) has(name string) bool {
 	return h.names[name]
 }
 
-func (h *hints) set(name string, is bool) {
+// redirected notes that the server wanted a slash after name.
+func (h *hints) redirected(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case !is:
-		delete(h.names, name)
-	case h.names == nil || len(h.names) >= maxHints:
-		h.names = map[string]bool{name: true}
-	default:
-		h.names[name] = true
+	h.wants = true
+	h.add(name)
+}
+
+// likely notes that name is a folder, most probably: where the server is one that wants slashes.
+func (h *hints) likely(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.wants && name != "." {
+		h.add(name)
 	}
+}
+
+// wrong forgets that name is a folder.
+func (h *hints) wrong(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.names, name)
+}
+
+// add is for callers that hold mu.
+func (h *hints) add(name string) {
+	if h.names == nil || len(h.names) >= maxHints {
+		h.names = map[string]bool{}
+	}
+	h.names[name] = true
 }

@@ -49,11 +49,14 @@ func (b *Backend) properties(ctx context.Context, name, ask string) (entry, erro
 	}
 	e, at, err := b.ask(ctx, path, ask)
 	if hinted && vague(err) { // it is a folder no more
-		b.dirs.set(name, false)
+		b.dirs.wrong(name)
 		e, at, err = b.ask(ctx, b.path(name), ask)
 	}
 	if err == nil && !hinted && strings.HasSuffix(at, "/") && name != "." {
-		b.dirs.set(name, true)
+		b.dirs.redirected(name)
+	}
+	if err == nil || statusOf(err) == http.StatusNotFound { // who finds nothing asks about the folder next
+		b.dirs.likely(parent(name))
 	}
 	return e, err
 }
@@ -165,6 +168,9 @@ func (b *Backend) List(ctx context.Context, dir string) iter.Seq2[mounts.Info, e
 					return
 				}
 				if name := b.kind.decode(e.path[len(e.path)-1]); mounts.ValidName(name) == nil && !strings.HasPrefix(name, tempPrefix) {
+					if e.dir {
+						b.dirs.likely(mounts.Join(dir, name))
+					}
 					infos = append(infos, e.info(name))
 				}
 			}
@@ -204,6 +210,7 @@ func (b *Backend) list(ctx context.Context, dir string) (*listing, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.dirs.likely(dir)
 	l := &listing{b: b, resp: resp, m: newMultistatus(resp.Body), base: b.base}
 	if dir != "." {
 		l.base = slices.Clone(b.base)

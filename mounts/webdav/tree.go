@@ -27,6 +27,9 @@ func (b *Backend) Mkdir(ctx context.Context, name string) error {
 	}
 	err := b.mkcol(ctx, name)
 	switch code := statusOf(err); {
+	case err == nil:
+		b.dirs.likely(name)
+		return nil
 	case code == 0, code == http.StatusConflict: // RFC 4918 §9.3.1: the latter says that the parent is missing
 	case code == http.StatusMethodNotAllowed && b.kind.known:
 		return fail("Mkdir", name, fault.Exist, err)

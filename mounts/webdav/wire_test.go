@@ -62,6 +62,7 @@ func TestRequests(t *testing.T) {
 				r.Out.Host = r.In.Host
 			}}}
 			b := mount(t, serve(t, proxy))
+			others := mount(t, servertest.WebDAVConfig(s, servertest.WebDAVOptions{})) // past the proxy
 			for i := range 50 {
 				put(t, b, fmt.Sprint("many-", i), "x")
 			}
@@ -80,6 +81,18 @@ func TestRequests(t *testing.T) {
 				{"opening", func() error { return nil }, "", "", ""},
 				{"Stat", func() error { _, err := b.Stat(t.Context(), "f"); return err }, "PROPFIND", "PROPFIND", "PROPFIND"},
 				{"Stat of a folder", func() error { _, err := b.Stat(t.Context(), "d"); return err }, "PROPFIND", "PROPFIND", "PROPFIND"},
+				{"Stat of nothing in a new folder", func() error {
+					if err := errors.Join(others.Mkdir(t.Context(), "new"), others.Mkdir(t.Context(), "new/below")); err != nil {
+						return err
+					}
+					if _, err := b.Stat(t.Context(), "new/none"); fault.KindOf(err) != fault.NotExist {
+						return err
+					}
+					return nil
+				}, "PROPFIND", "PROPFIND", "PROPFIND"},
+				{"Stat of that folder", func() error { _, err := b.Stat(t.Context(), "new"); return err }, "PROPFIND", "PROPFIND", "PROPFIND"},
+				{"List of it", func() error { names(t, b, "new"); return nil }, "PROPFIND", "PROPFIND", "PROPFIND"},
+				{"Stat of a listed folder", func() error { _, err := b.Stat(t.Context(), "new/below"); return err }, "PROPFIND", "PROPFIND", "PROPFIND"},
 				{"List", func() error { names(t, b, "."); return nil }, "PROPFIND", "PROPFIND", "PROPFIND"},
 				{"range", func() error {
 					r, err := b.Open(t.Context(), "f", 1000, 5000)
@@ -95,6 +108,16 @@ func TestRequests(t *testing.T) {
 				{"large Put", func() error { _, err := mounts.WriteFile(t.Context(), b, "f", make([]byte, 1<<20)); return err },
 					"PUT", "PUT", "MOVE PROPFIND PROPFIND PUT"},
 				{"Mkdir", func() error { return b.Mkdir(t.Context(), "e") }, "MKCOL", "MKCOL", "MKCOL PROPFIND"},
+				{"Stat of what Mkdir made", func() error { _, err := b.Stat(t.Context(), "e"); return err }, "PROPFIND", "PROPFIND", "PROPFIND"},
+				{"Stat where a file took its place", func() error {
+					err := others.Remove(t.Context(), "e")
+					put(t, others, "e", "x")
+					info, serr := b.Stat(t.Context(), "e")
+					if info.IsDir() || info.Size != 1 {
+						err = errors.Join(err, fmt.Errorf("it is %+v", info))
+					}
+					return errors.Join(err, serr)
+				}, "PROPFIND PROPFIND", "PROPFIND", "PROPFIND"},
 				{"Rename", func() error { return b.Rename(t.Context(), "f", "g") }, "MOVE", "MOVE PROPFIND PROPFIND PROPFIND PROPFIND", "MOVE"},
 				{"Remove", func() error { return b.Remove(t.Context(), "g") }, "DELETE", "DELETE", "DELETE PROPFIND"},
 				{"Purge", func() error { return b.(mounts.Purger).Purge(t.Context(), "d") }, "DELETE DELETE", "DELETE PROPFIND", "DELETE"},
