@@ -8,11 +8,12 @@ import (
 	"cellgate/mounts"
 )
 
-// facts is what was seen of folders a moment ago. Another program that removes a folder is believed a few seconds later; until then a Put
-// into it makes it anew, which loses nothing.
+// facts is what was seen of names a moment ago. Another program that removes a folder is believed a few seconds later; until then a Put
+// into it makes it anew, which loses nothing. Likewise a Remove of a file that another program has just removed finds that well done.
 type facts struct {
-	mu  sync.Mutex
-	all map[string]fact // by name; guarded by mu
+	mu   sync.Mutex
+	all  map[string]fact // by name; guarded by mu
+	gone uint64          // times that something was forgotten; guarded by mu
 }
 
 type fact struct {
@@ -25,7 +26,7 @@ type fact struct {
 
 const (
 	factsLive = 5 * time.Second
-	factsMost = 4096
+	factsMost = 8192
 )
 
 func newFacts() *facts { return &facts{all: map[string]fact{}} }
@@ -87,6 +88,31 @@ func (f *facts) isFile(name string) {
 	f.put(name, fact{file: true, until: time.Now().Add(factsLive)})
 }
 
+// moment is when a question is asked whose answer wereFiles is to be told.
+type moment struct {
+	at   time.Time
+	gone uint64
+}
+
+func (f *facts) now() moment {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return moment{time.Now(), f.gone}
+}
+
+// wereFiles notes that the names in dir are files, and no folders, by an answer to what was asked at seen. It does not when something was
+// removed or moved since: the answer may be of before.
+func (f *facts) wereFiles(seen moment, dir string, names ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gone != seen.gone {
+		return
+	}
+	for _, name := range names {
+		f.put(mounts.Join(dir, name), fact{file: true, until: seen.at.Add(factsLive)})
+	}
+}
+
 // put notes it. The caller holds mu.
 func (f *facts) put(name string, new fact) {
 	if _, ok := f.all[name]; !ok && len(f.all) >= factsMost {
@@ -104,6 +130,20 @@ func (f *facts) forget(name string) {
 			delete(f.all, known)
 		}
 	}
+	f.left(name)
+}
+
+// forgetFile drops what is known of the file name.
+func (f *facts) forgetFile(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.all, name)
+	f.left(name)
+}
+
+// left notes that name may be gone. The caller holds mu.
+func (f *facts) left(name string) {
+	f.gone++
 	// "whole" must not turn the gap into "no folder".
 	dir, _ := mounts.Split(name)
 	if parent, ok := f.all[dir]; ok {

@@ -84,7 +84,10 @@ func TestStalled(t *testing.T) {
 		<-ended
 	}
 	server.Resume(t)
-	if got, err := mounts.ReadFile(t.Context(), b, "f", 1<<30); err != nil {
+	if _, err := mounts.WriteFile(t.Context(), b, "after", content); err != nil { // what was asked for may have happened to f
+		t.Errorf("after the stall: %v", err)
+	}
+	if got, err := mounts.ReadFile(t.Context(), b, "after", 1<<30); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("after the stall: %d bytes, %v", len(got), err)
 	}
 	server.Pause(t)

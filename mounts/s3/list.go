@@ -5,7 +5,6 @@ import (
 	"iter"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -64,10 +63,10 @@ func (b *Backend) List(ctx context.Context, dir string) iter.Seq2[mounts.Info, e
 			return
 		}
 		var (
-			prefix, start  = b.folder(dir), time.Now()
+			prefix, asked  = b.folder(dir), b.facts.now()
 			exists, marker bool
 			files          shadows
-			folders        []string
+			folders, names []string // as far as they are few
 		)
 		for o, err := range b.objects(ctx, prefix, false, pageSize) {
 			if err != nil {
@@ -91,6 +90,9 @@ func (b *Backend) List(ctx context.Context, dir string) iter.Seq2[mounts.Info, e
 				}
 			} else {
 				files.add(base)
+				if len(names) <= pageSize {
+					names = append(names, base)
+				}
 			}
 			if !yield(info, nil) {
 				return
@@ -106,7 +108,10 @@ func (b *Backend) List(ctx context.Context, dir string) iter.Seq2[mounts.Info, e
 			for _, base := range folders {
 				b.facts.isFolder(mounts.Join(dir, base), false)
 			}
-			b.facts.isWhole(dir, marker, start)
+			b.facts.isWhole(dir, marker, asked.at)
+		}
+		if len(names) <= pageSize {
+			b.facts.wereFiles(asked, dir, names...)
 		}
 	}
 }

@@ -27,6 +27,7 @@ func (s seen) none() bool { return !s.file && !s.folder }
 func (b *Backend) look(ctx context.Context, name string) (seen, error) {
 	var s seen
 	var headErr error
+	asked := b.facts.now()
 	if known, ok := b.facts.get(name); ok && known.file { // which it still is, most likely: then one request does
 		if s.info, headErr = b.head(ctx, name); headErr == nil || !missing(headErr) {
 			s.file = headErr == nil
@@ -65,7 +66,7 @@ func (b *Backend) look(ctx context.Context, name string) (seen, error) {
 	case s.folder && !s.file:
 		b.facts.isFolder(name, s.marker)
 	case s.file && !s.folder:
-		b.facts.isFile(name)
+		b.facts.wereFiles(asked, ".", name)
 	case !s.folder:
 		b.facts.isNone(name)
 	}
@@ -213,17 +214,21 @@ func (b *Backend) noFolder(ctx context.Context, op, name string) error {
 	}
 }
 
-// keepParent gives the parent of name its marker, so that it is still there when name is not.
-func (b *Backend) keepParent(ctx context.Context, name string) error {
+// keepParent gives the parent of name its marker, so that it is still there when name is not. It asks nothing where the marker is known, nor
+// where something in the folder was just seen and the server does not replace a marker.
+func (b *Backend) keepParent(ctx context.Context, name string, seen bool) error {
 	dir, _ := mounts.Split(name)
-	if known, ok := b.facts.get(dir); dir == "." && b.prefix == "" || ok && known.marker {
+	known, ok := b.facts.get(dir)
+	if dir == "." && b.prefix == "" || ok && known.marker {
 		return nil
 	}
-	exists, marker, err := b.askFolder(ctx, dir)
-	if err != nil || marker || !exists {
-		return err
+	if !seen || !b.able.Conditional {
+		exists, marker, err := b.askFolder(ctx, dir)
+		if err != nil || marker || !exists {
+			return err
+		}
 	}
-	err = b.mark(ctx, b.folder(dir))
+	err := b.mark(ctx, b.folder(dir))
 	if err == nil || conflicting(err) {
 		b.facts.isFolder(dir, true)
 		return nil

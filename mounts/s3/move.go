@@ -44,7 +44,8 @@ func (b *Backend) Mkdir(ctx context.Context, name string) error {
 	return nil
 }
 
-// Remove deletes an object, or the marker of a folder without other keys. The folder it was in stays.
+// Remove deletes an object, or the marker of a folder without other keys. The folder it was in stays. What was a file a moment ago is deleted
+// by one request without looking again; S3 does not tell whether it still was there.
 func (b *Backend) Remove(ctx context.Context, name string) error {
 	const op = "mounts/s3.Remove"
 	if err := b.begin(ctx, "Remove", name, true); err != nil {
@@ -53,8 +54,16 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	if name == "." {
 		return fault.New(op, name, fault.Invalid, errRoot)
 	}
+	if known, ok := b.facts.get(name); ok && known.file {
+		err := b.keepParent(ctx, name, true)
+		if err == nil {
+			err = b.core.RemoveObject(ctx, b.bucket, b.key(name), minio.RemoveObjectOptions{})
+		}
+		b.facts.forgetFile(name)
+		return b.fail(ctx, "Remove", name, err)
+	}
 	kept := make(chan error, 1)
-	go func() { kept <- b.keepParent(ctx, name) }() // meanwhile: it does no harm where nothing is removed
+	go func() { kept <- b.keepParent(ctx, name, false) }() // meanwhile: it does no harm where nothing is removed
 	s, err := b.look(ctx, name)
 	keptErr := <-kept
 	switch {
@@ -183,7 +192,7 @@ func (b *Backend) rename(ctx context.Context, op, from, to string, resume bool) 
 
 func (b *Backend) moveFile(ctx context.Context, from, to string, info mounts.Info) error {
 	kept := make(chan error, 1)
-	go func() { kept <- b.keepParent(ctx, from) }()
+	go func() { kept <- b.keepParent(ctx, from, true) }()
 	_, err := b.copy(ctx, b.key(from), b.key(to), info.Size, info.Tag)
 	if keptErr := <-kept; err == nil {
 		err = keptErr

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -302,3 +303,59 @@ func TestVirtualStyle(t *testing.T) {
 type roundTrip func(r *http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestMayOnlyRead: a key that may read and not write is told so with every write, and reads.
+func TestMayOnlyRead(t *testing.T) {
+	server := servertest.S3(t, servertest.S3Options{})
+	good := servertest.S3Config(server, servertest.S3Options{})
+	owner := opened(t, good, "")
+	mounttest.Script(t, owner, `
+		mkdir d   -> ok
+		put d/f 1 -> ok
+	`)
+	const user, key = "reader", "readersecret0123456789"
+	made, err := exec.Command(servertest.Need(t, "versitygw"), "admin", "--access", server.User, "--secret", server.Password, "--endpoint-url", "http://"+server.Addr,
+		"create-user", "--access", user, "--secret", key, "--role", "user").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, made)
+	}
+	policy := `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": ["reader"]},
+		"Action": ["s3:GetObject", "s3:ListBucket"], "Resource": ["arn:aws:s3:::` + servertest.S3Bucket + `", "arn:aws:s3:::` + servertest.S3Bucket + `/*"]}]}`
+	if err := owner.core.SetBucketPolicy(t.Context(), servertest.S3Bucket, policy); err != nil {
+		t.Fatal(err)
+	}
+	cfg := good
+	cfg.Credentials = map[string]secret.String{"accessKey": secret.New(user), "secretKey": secret.New(key)}
+	readable := `
+		ls .      -> d/
+		ls d      -> f
+		cat d/f   -> "1"
+		stat d/f  -> file "f" 1
+		stat e    -> ! does not exist
+		put d/g 2 -> ! permission denied
+		put d/f 2 -> ! permission denied
+		mkdir e   -> ! permission denied
+		rm d/f    -> ! permission denied
+		mv d/f g  -> ! permission denied
+		cat d/f   -> "1"
+	`
+	for _, readOnly := range []bool{false, true} {
+		cfg.ReadOnly = readOnly
+		b := opened(t, cfg, "")
+		mounttest.Script(t, b, readable)
+		if feat := b.Features(); feat.ConditionalWrite != mounts.Refused || feat.Hash != mounts.Refused {
+			t.Errorf("what cannot be written to promises %+v", feat)
+		}
+	}
+	// Who attaches it begins with a folder, and says what to do when that is Denied.
+	cfg.ReadOnly = false
+	b := opened(t, cfg, "")
+	if err := b.Mkdir(t.Context(), mounts.Area); fault.KindOf(err) != fault.Denied || !strings.Contains(fmt.Sprint(err), "no right to do this") {
+		t.Errorf("Mkdir of the area: %v; want Denied, saying that the key has no right", err)
+	}
+	mounttest.Script(t, owner, `
+		ls .    -> d/
+		ls d    -> f
+		cat d/f -> "1"
+	`)
+}

@@ -39,6 +39,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 		}
 		opt.Set("Range", "bytes="+strconv.FormatInt(off, 10)+"-"+last)
 	}
+	asked := b.facts.now()
 	body, o, header, err := b.core.GetObject(hinted(ctx, hint{kind: reading}), b.bucket, b.key(name), opt)
 	var res minio.ErrorResponse
 	switch {
@@ -57,6 +58,7 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 			return nil, b.fail(ctx, "Open", name, err)
 		}
 	}
+	b.facts.wereFiles(asked, ".", name)
 	return r, nil
 }
 

@@ -3,6 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -74,6 +75,29 @@ func TestRequests(t *testing.T) {
 	check("CopyFile", err, "HEAD d/f", "LIST d/g/", "PUT d/g")
 	check("Rename", b.Rename(ctx, "d/g", "d/h"), "DELETE d/g", "HEAD d/g", "HEAD d/h", "LIST d/h/", "PUT d/h")
 	check("Remove", b.Remove(ctx, "d/h"), "DELETE d/h", "HEAD d/h", "LIST d/h/")
+	check("Remove of a file that was put", errors.Join(write("d/h"), b.Remove(ctx, "d/h")), "DELETE d/h", "LIST d/h/", "PUT d/h")
+	f.put("bare/1", "1")
+	f.put("bare/2", "2")
+	f.put("bare/3/x", "3")
+	_, err = listed(ctx, b, "bare")
+	check("List of a folder without a marker", err, "LIST bare/")
+	check("Remove of a file that was listed", b.Remove(ctx, "bare/1"), "DELETE bare/1", "PUT bare/")
+	check("Remove of another", b.Remove(ctx, "bare/2"), "DELETE bare/2")
+	if r, err = b.Open(ctx, "bare/3/x", 0, -1); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	check("Remove of a file that was read", b.Remove(ctx, "bare/3/x"), "DELETE bare/3/x", "GET bare/3/x", "PUT bare/3/")
+	if err := b.Remove(ctx, "bare/3/x"); fault.KindOf(err) != fault.NotExist {
+		t.Errorf("Remove of what was removed: %v; want NotExist", err)
+	}
+	if err := b.Remove(ctx, "never/was"); fault.KindOf(err) != fault.NotExist || slices.Contains(f.keys(), "never/") {
+		t.Errorf("Remove of what never was: %v, and now there is %q", err, f.keys())
+	}
+	if err := b.Remove(ctx, "bare"); fault.KindOf(err) != fault.NotEmpty {
+		t.Errorf("Remove of a folder with a folder in it: %v; want NotEmpty", err)
+	}
+	f.requests()
 
 	for i := range 2500 {
 		f.put(fmt.Sprintf("many/%04d", i), "")
@@ -86,6 +110,49 @@ func TestRequests(t *testing.T) {
 	}
 	check("Purge of 2,500", b.Purge(ctx, "many"), "HEAD many", "LIST many/", "LIST many/", "LIST many/", "LIST many/", "LIST many/",
 		"POST ?delete=", "POST ?delete=", "POST ?delete=")
+}
+
+// TestLateAnswer: what was seen of a file before it was removed is not believed afterwards.
+func TestLateAnswer(t *testing.T) {
+	f := newFake(t, false)
+	b := opened(t, remembering(f.config()), "")
+	for name, ask := range map[string]func() error{
+		"Stat": func() error { _, err := b.Stat(t.Context(), "f"); return err },
+		"List": func() error { _, err := listed(t.Context(), b, "."); return err },
+		"Open": func() error {
+			r, err := b.Open(t.Context(), "f", 0, -1)
+			if err == nil {
+				err = r.Close()
+			}
+			return err
+		},
+	} {
+		if _, err := mounts.WriteFile(t.Context(), b, "f", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		b.facts.forget("f") // so that all is asked
+		seen, removed := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		f.before.set(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == "GET" || r.Method == "HEAD" {
+				once.Do(func() { close(seen) })
+				<-removed // the answer comes after it, whatever it says
+			}
+			return false
+		})
+		asked := make(chan error, 1)
+		go func() { asked <- ask() }()
+		<-seen
+		b.facts.forget("f") // as at the end of a Remove
+		close(removed)
+		if err := <-asked; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if known, ok := b.facts.get("f"); ok && known.file {
+			t.Errorf("%s: a file is believed in that was removed meanwhile", name)
+		}
+		f.before.set(func(http.ResponseWriter, *http.Request) bool { return false })
+	}
 }
 
 func listed(ctx context.Context, b mounts.Backend, dir string) (names []string, err error) {

@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -139,16 +140,23 @@ func connect(cfg mounts.Config, s settings, region string) *Backend {
 			hide = append(hide, v, "…")
 		}
 	}
+	dial := cfg.Dialer(s.dialHost()).DialContext
 	t := newTransport(&http.Transport{
-		DialContext:            cfg.Dialer(s.dialHost()).DialContext,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return wide{c}, nil
+		},
 		TLSClientConfig:        s.tls,
 		TLSHandshakeTimeout:    s.timeout,
 		MaxIdleConnsPerHost:    3 * s.connections,
 		IdleConnTimeout:        20 * time.Second, // servers keep them little longer
 		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true, // what is stored with Content-Encoding: gzip is to come as it is stored
-		WriteBufferSize:        64 << 10,
-		ReadBufferSize:         64 << 10,
+		DisableCompression:     true,     // what is stored with Content-Encoding: gzip is to come as it is stored
+		WriteBufferSize:        16 << 10, // what is long goes past it
+		ReadBufferSize:         32 << 10, // likewise
 	}, s.timeout, s.connections)
 	if region == "" {
 		region = defaultRegion(s.endpoint)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -196,6 +197,18 @@ func (w *watch) done() {
 		w.cancel(nil)
 		w.release()
 	})
+}
+
+// wide is a connection over which bodies go in larger pieces than net/http makes of them. Over TLS it makes no difference.
+type wide struct{ net.Conn }
+
+var pieces = sync.Pool{New: func() any { buf := make([]byte, 128<<10); return &buf }}
+
+// ReadFrom implements io.ReaderFrom.
+func (c wide) ReadFrom(r io.Reader) (int64, error) {
+	buf := pieces.Get().(*[]byte)
+	defer pieces.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{c.Conn}, r, *buf)
 }
 
 // sending is the body of a request.

@@ -28,7 +28,7 @@ func (b *Backend) Purge(ctx context.Context, name string) error {
 	case s.none():
 		return fault.New(op, name, fault.NotExist, nil)
 	}
-	if err = b.keepParent(ctx, name); err == nil {
+	if err = b.keepParent(ctx, name, true); err == nil {
 		if s.file {
 			err = b.core.RemoveObject(ctx, b.bucket, b.key(name), minio.RemoveObjectOptions{})
 		} else {
@@ -124,7 +124,7 @@ func (b *Backend) moveTree(ctx context.Context, from, to string) error {
 	if _, _, err := b.mirror(ctx, source, target, false); err != nil {
 		return err
 	}
-	if err := b.keepParent(ctx, from); err != nil {
+	if err := b.keepParent(ctx, from, true); err != nil {
 		return err
 	}
 	return b.untilNone(ctx, func(ctx context.Context) (int, int, error) { return b.mirror(ctx, source, target, true) })
