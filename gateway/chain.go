@@ -106,6 +106,14 @@ func (ds *datasource) chain(ctx context.Context, b mounts.Backend, t tuning, use
 // fresh is ctx for questions that only the backend itself may answer.
 func fresh(ctx context.Context) context.Context { return cache.Fresh(ctx) }
 
+// noted is ctx for questions about a file that will be replaced or removed under cond: without one, its time does not matter.
+func noted(ctx context.Context, cond Cond) context.Context {
+	if cond.any() {
+		return fresh(ctx)
+	}
+	return cache.Untimed(ctx)
+}
+
 // Probe tries what the datasource's backend can do, by writing to a folder of the gateway's own, stores what it finds and returns it. Only a
 // datasource that is up can be tried, and only with credentials of its own.
 func (g *Gateway) Probe(ctx context.Context, name string) (probe.Report, error) {

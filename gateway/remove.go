@@ -6,6 +6,7 @@ import (
 	"cellgate/gateway/event"
 	"cellgate/internal/fault"
 	"cellgate/mounts"
+	"cellgate/mounts/cache"
 	"cellgate/policy"
 	"cellgate/store"
 )
@@ -106,7 +107,7 @@ func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err er
 		return err
 	}
 	defer o.end(&err)
-	if _, err := o.stat(ctx, o.m, &o.target, false, policy.Delete); err != nil {
+	if _, err := o.stat(cache.Untimed(ctx), o.m, &o.target, false, policy.Delete); err != nil {
 		return err
 	}
 	if o.b.holdsRoot(o.at) {
@@ -126,10 +127,7 @@ func (s *Session) Remove(ctx context.Context, p Path, opt RemoveOptions) (err er
 	if err := o.removable(ctx, &o.target, opt.Recursive); err != nil {
 		return err
 	}
-	if opt.Cond.any() {
-		ctx = fresh(ctx)
-	}
-	info, err := o.m.Stat(ctx, o.name)
+	info, err := o.m.Stat(noted(ctx, opt.Cond), o.name)
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func TestRequests(t *testing.T) {
 			}
 			return nil
 		}, []string{ // the third miss in a row has the folder listed, which answers for all that follow
-			"Stat docs/d/new0", "Stat docs/d", "Put docs/d/new0", "Stat docs/d/new1", "Stat docs/d", "Put docs/d/new1", "List docs/d", "Put docs/d/new2",
+			"Stat docs/d/new0", "Stat docs/d", "Put docs/d/new0", "Stat docs/d/new1", "Put docs/d/new1", "List docs/d", "Put docs/d/new2",
 		}, []string{"Put docs/d/new0", "Put docs/d/new1", "Put docs/d/new2"}},
 		{"replace a file", func(ctx context.Context, s *gateway.Session) error { return puts(ctx, s, "/docs/d/f7", 100) },
 			[]string{"Stat docs/d/f7", "Put docs/d/f7"}, []string{"Put docs/d/f7"}},

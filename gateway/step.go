@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
@@ -37,7 +39,21 @@ func stampOf(info mounts.Info, exists bool) string {
 	case info.Change != 0:
 		return fmt.Sprintf("change %d %d", info.Change, info.Size)
 	}
+	if info.ModTime.IsZero() {
+		return stampSize + strconv.FormatInt(info.Size, 10)
+	}
 	return fmt.Sprintf("time %d %d", info.ModTime.UnixNano(), info.Size)
+}
+
+// stampSize begins the stamp of a file whose time is not known.
+const stampSize = "size "
+
+// stamped reports whether a name may be what stamp was made of. One that was made without a time leaves times out.
+func stamped(info mounts.Info, exists bool, stamp string) bool {
+	if exists && !info.IsDir() && strings.HasPrefix(stamp, stampSize) {
+		return stamp == stampSize+strconv.FormatInt(info.Size, 10)
+	}
+	return stampOf(info, exists) == stamp
 }
 
 // do takes a step.
@@ -74,7 +90,7 @@ func (s step) landed(ctx context.Context, m mounts.Backend) (bool, error) {
 	}
 	switch s.Do {
 	case doPut:
-		return stampOf(from, there) != s.Stamp, nil
+		return !stamped(from, there, s.Stamp), nil
 	case doMkdir:
 		return there && from.IsDir(), nil
 	case doRemove, doPurge:
@@ -207,7 +223,7 @@ func isAt(ctx context.Context, m mounts.Backend, name string, s step, same bool)
 		return false, nil
 	}
 	if s.ID == 0 && s.Stamp != "" && same {
-		return stampOf(info, true) == s.Stamp, nil
+		return stamped(info, true, s.Stamp), nil
 	}
 	return !same || s.Change == 0 || info.Change == s.Change, nil
 }

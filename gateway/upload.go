@@ -118,10 +118,11 @@ func (o *op) upload(ctx context.Context, opt CreateOptions) (*Upload, error) {
 // judge looks at what is at the target now and asks all that can be asked: type, rights, preconditions, locks, the folder, quota.
 func (u *Upload) judge(ctx context.Context) (cur mounts.Info, exists bool, err error) {
 	o := u.o
-	if u.opt.Exclusive || u.opt.Cond.any() {
-		ctx = fresh(ctx)
+	look := noted(ctx, u.opt.Cond)
+	if u.opt.Exclusive {
+		look = fresh(ctx)
 	}
-	if cur, exists, err = o.existing(ctx, o.m, &o.target, u.acts...); err != nil {
+	if cur, exists, err = o.existing(look, o.m, &o.target, u.acts...); err != nil {
 		return cur, exists, err
 	}
 	if err := u.check(cur, exists); err != nil {

@@ -69,7 +69,8 @@ type Xattrer interface {
 	Xattrs(ctx context.Context, name string) ([]string, error)
 }
 
-// Watcher reports changes made by anybody. It yields until ctx ends; a pair with an error says that changes may have been missed.
+// Watcher reports changes made by anybody; those made through the backend itself may be left out. It yields until ctx ends; a pair with an
+// error says that changes may have been missed.
 type Watcher interface {
 	Watch(ctx context.Context) iter.Seq2[Change, error]
 }

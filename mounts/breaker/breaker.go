@@ -66,7 +66,8 @@ type Backend struct {
 	calls   chan struct{}
 	streams chan struct{}
 	meter   meter
-	buffers sync.Pool // of *[piece]byte
+	small   sync.Pool // of *[]byte, piece long
+	large   sync.Pool // of *[]byte, for readers that come with more
 
 	row     atomic.Int64 // failures in a row
 	closing sync.Once
@@ -103,10 +104,13 @@ func New(next mounts.Backend, cfg Config) *Backend {
 	if cfg.Probe == nil {
 		cfg.Probe = func(ctx context.Context) error { _, err := next.Stat(ctx, "."); return err }
 	}
-	return &Backend{
+	b := &Backend{
 		next: next, cfg: cfg, calls: make(chan struct{}, cfg.Calls), streams: make(chan struct{}, cfg.Streams),
 		closed: make(chan struct{}), tripped: make(chan struct{}), since: cfg.Clock.Now(),
 	}
+	b.small.New = func() any { buf := make([]byte, piece); return &buf }
+	b.large.New = func() any { buf := make([]byte, 4*piece); return &buf }
+	return b
 }
 
 func positive[T int | time.Duration](v *T, otherwise T) {

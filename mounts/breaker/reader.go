@@ -57,6 +57,7 @@ type reader struct {
 	cancel context.CancelFunc
 	name   string
 	from   io.ReadCloser
+	fast   bool // the last Read had more than fits into a small buffer; of Read alone
 
 	mu     sync.Mutex
 	busy   bool  // a Read is under way, guarded by mu
@@ -70,8 +71,12 @@ func (r *reader) Read(p []byte) (int, error) {
 	if err := r.begin(); err != nil {
 		return 0, err
 	}
-	whole := r.b.buffer() // an abandoned Read must not write into its caller's memory
-	buf := whole[:min(len(p), piece)]
+	buffers := &r.b.small // an abandoned Read must not write into its caller's memory
+	if r.fast && len(p) > piece {
+		buffers = &r.b.large
+	}
+	whole := buffers.Get().(*[]byte)
+	buf := (*whole)[:min(len(p), len(*whole))]
 	late := func() {
 		contained(r.b, "Read", r.name, asValue(r.from.Close))
 		r.leave()
@@ -79,8 +84,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	limit := until(r.b.cfg.Progress)
 	n, err, returned := guard(r.ctx, r.b, r.inner, r.cancel, "Read", r.name, limit, func() (int, error) { return r.from.Read(buf) }, late)
 	if copy(p, buf[:n]); returned {
-		r.b.buffers.Put(whole)
+		buffers.Put(whole)
 	}
+	r.fast = n >= piece
 	r.finish(err, returned)
 	return n, err
 }
@@ -181,11 +187,4 @@ type closing struct {
 func (c *closing) Close() error {
 	defer c.once.Do(c.done)
 	return c.ReadCloser.Close()
-}
-
-func (b *Backend) buffer() *[piece]byte {
-	if buf, ok := b.buffers.Get().(*[piece]byte); ok {
-		return buf
-	}
-	return new([piece]byte)
 }

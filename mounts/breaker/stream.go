@@ -12,7 +12,7 @@ import (
 
 const (
 	ahead   = 256      // entries of a listing that may wait for their consumer
-	piece   = 64 << 10 // read at once at most
+	piece   = 64 << 10 // read at once at most, four of it of a stream that fills them
 	held    = 12 << 20 // bytes of an upload that a driver may hold while it sends them
 	slowest = 64 << 10 // bytes a second of the slowest line that such bytes are given time for
 )

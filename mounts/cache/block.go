@@ -19,6 +19,8 @@ import (
 const (
 	chunk    = 64 << 10 // what is sealed and read from disk in one piece
 	overhead = 16       // of a sealed chunk
+	together = 4        // chunks are written at once
+	share    = 2        // a reader of more than this part of the cache leaves it as it is
 	settled  = 5 * time.Second
 	pattern  = "blocks-*"
 )
@@ -55,6 +57,7 @@ type blocks struct {
 	file   *os.File
 	name   string // of file while it has one
 	logger *slog.Logger
+	spare  sync.Pool // of *[]byte with room for some sealed chunks
 
 	mu    sync.Mutex // guards all below
 	files map[string]*content
@@ -122,6 +125,7 @@ func newBlocks(dir string, size, block int64, logger *slog.Logger) (*blocks, err
 	}
 	b := &blocks{size: block, aead: aead, file: file, logger: logger, files: map[string]*content{}, used: list.New()}
 	b.slots = size / b.slotSize()
+	b.spare.New = func() any { buf := make([]byte, 0, together*(chunk+overhead)); return &buf }
 	if os.Remove(file.Name()) != nil {
 		b.name = file.Name() // a system that keeps open files: at Close, then
 	}
@@ -297,12 +301,7 @@ func (b *blocks) store(blk *block, data []byte) bool {
 	b.nonce += chunks
 	b.mu.Unlock()
 
-	sealed := make([]byte, 0, len(data)+int(chunks)*overhead)
-	for i := 0; i < len(data); i += chunk {
-		sealed = b.aead.Seal(sealed, b.nonceOf(nonce+uint64(i/chunk)), data[i:min(i+chunk, len(data))], nil)
-	}
-	_, err := b.file.WriteAt(sealed, slot*b.slotSize())
-
+	err := b.write(slot, nonce, data)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil || b.off || blk.c.gone {
@@ -315,6 +314,22 @@ func (b *blocks) store(blk *block, data []byte) bool {
 	blk.slot, blk.nonce = slot, nonce
 	blk.at = b.used.PushFront(blk)
 	return true
+}
+
+// write seals data into a slot.
+func (b *blocks) write(slot int64, nonce uint64, data []byte) error {
+	buf := b.spare.Get().(*[]byte)
+	defer b.spare.Put(buf)
+	for i := 0; i < len(data); {
+		at, sealed := slot*b.slotSize()+int64(i/chunk*(chunk+overhead)), *buf
+		for end := min(i+together*chunk, len(data)); i < end; i += chunk {
+			sealed = b.aead.Seal(sealed, b.nonceOf(nonce+uint64(i/chunk)), data[i:min(i+chunk, end)], nil)
+		}
+		if _, err := b.file.WriteAt(sealed, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // slot returns a slot to write to, that of the block unused longest when all are taken. The caller holds mu.

@@ -111,6 +111,37 @@ func TestBlocks(t *testing.T) {
 	check(0, 1<<10, 1, 1<<20)
 }
 
+// TestScan: who reads more than fits into half of the cache does not push out what is there, and uses it.
+func TestScan(t *testing.T) {
+	b, m := metering(t, cache.Config{Size: 9 << 20})
+	small, large := random(2<<20), random(12<<20+77)
+	write(t, b, "small", string(small))
+	write(t, b, "large", string(large))
+	check := func(name string, content []byte, off, n, opens, most int64) {
+		t.Helper()
+		m.reset()
+		want := content[off:]
+		if n >= 0 {
+			want = want[:n]
+		}
+		if got := read(t, b, name, off, n); !bytes.Equal(got, want) {
+			t.Errorf("%s from %d reads something else", name, off)
+		}
+		if m.opens.Load() != opens || m.bytes.Load() > most {
+			t.Errorf("%s from %d cost %d calls and %d bytes, want %d and at most %d", name, off, m.opens.Load(), m.bytes.Load(), opens, most)
+		}
+	}
+	check("small", small, 0, -1, 1, 2<<20)
+	check("large", large, 0, 1, 1, 1<<20)
+	for range 2 {
+		check("large", large, 0, -1, 1, 11<<20+77) // all but the first block
+		check("large", large, 100, 10<<20, 1, 9<<20+100)
+		check("large", large, 1<<20+5, -1, 1, 11<<20+77-5)
+	}
+	check("small", small, 0, -1, 0, 0)
+	check("large", large, 0, 1, 0, 0)
+}
+
 // TestBlocksShared: readers of the same at the same time share what is fetched.
 func TestBlocksShared(t *testing.T) {
 	b, m := metering(t, cache.Config{Size: 64 << 20})

@@ -20,7 +20,8 @@
 // sees plain content that a wrapper below encrypts. The file is unlinked while it is used and nothing outlives the process. Only content that is
 // identified by an entity tag, a change stamp, or a size with a modification time that is some seconds past, is kept. A reader gives one content
 // to its end: at its opening it pins the blocks it needs, or opens a stream of the backend at the first that is missing and looks that this is
-// of the same content. A failing disk turns the block cache off; reading goes on.
+// of the same content. Blocks are sealed and written while the client takes them. A reader of more than half of the cache stores nothing, so that
+// a scan does not push out what others use. A failing disk turns the block cache off; reading goes on.
 package cache
 
 import (
@@ -126,6 +127,12 @@ func Fresh(ctx context.Context) context.Context { return context.WithValue(ctx, 
 
 func isFresh(ctx context.Context) bool { return ctx.Value(freshKey{}) != nil }
 
+type untimedKey struct{}
+
+// Untimed returns a context whose Stat may leave out the time and the tag of a file: of one that was just written they are often not known, and
+// who replaces or removes it need not ask for them.
+func Untimed(ctx context.Context) context.Context { return context.WithValue(ctx, untimedKey{}, true) }
+
 var errClosed = errors.New("closed")
 
 // begin is the door of every call.
@@ -169,6 +176,11 @@ func (b *Backend) Stat(ctx context.Context, name string) (mounts.Info, error) {
 	}
 	fresh := isFresh(ctx)
 	if !fresh {
+		if ctx.Value(untimedKey{}) != nil {
+			if info, ok := b.m.untimed(name); ok {
+				return info, nil
+			}
+		}
 		info, what := b.m.stat(name)
 		if what == unknown && b.m.missed(name) {
 			dir, _ := mounts.Split(name)

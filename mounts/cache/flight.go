@@ -48,6 +48,15 @@ func (m *memory) join(name string, list, alone bool) (f *flight, lead bool) {
 	return f, true
 }
 
+// witness returns a call for name that nobody waits for.
+func (m *memory) witness(name string) *flight {
+	f := &flight{key: m.key(name), name: name, start: m.clock.Now(), done: make(chan struct{})}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.flights[f] = struct{}{}
+	return f
+}
+
 // leave lets nobody join f any more.
 func (m *memory) leave(f *flight) {
 	of := m.stats

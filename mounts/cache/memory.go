@@ -65,6 +65,8 @@ type child struct {
 	at     time.Time // when it was asked for
 	listed bool      // Name is what a listing says
 	free   bool      // of an unknown one: it was absent before the last change
+	folder bool      // of an unknown one: it still is a folder, as of at; what changed are its times
+	rough  bool      // of an unknown one: a file that was written here, of which only the time is not known
 }
 
 // write is a change that is under way.
@@ -176,6 +178,22 @@ func (m *memory) stat(name string) (mounts.Info, state) {
 	return info, what
 }
 
+// untimed returns what is remembered of a file that was written here, which is all but its time.
+func (m *memory) untimed(name string) (mounts.Info, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parent, base := split(name)
+	d := m.dir(parent)
+	if d == nil || m.isOpen(m.key(name)) {
+		return mounts.Info{}, false
+	}
+	c := d.children[m.key(base)]
+	if c == nil || !c.rough || !m.fresh(c.at) || !m.same(c.info.Name, base) {
+		return mounts.Info{}, false
+	}
+	return c.info, true
+}
+
 // find returns what is remembered of name, and since when.
 func (m *memory) find(name string) (mounts.Info, time.Time, state) {
 	if m.isOpen(m.key(name)) {
@@ -257,8 +275,16 @@ func (m *memory) folder(name string) bool {
 	if d := m.dir(name); d != nil && m.fresh(d.listed) {
 		return true
 	}
-	info, _, what := m.find(name)
-	return what == present && info.IsDir()
+	if info, _, what := m.find(name); what != unknown {
+		return what == present && info.IsDir()
+	}
+	parent, base := split(name)
+	d := m.dir(parent)
+	if d == nil {
+		return false
+	}
+	c := d.children[m.key(base)]
+	return c != nil && c.folder && m.fresh(c.at) && m.same(c.info.Name, base)
 }
 
 // missed counts that name was asked for in vain, and says whether its folder should be listed instead of asking for it.
@@ -322,6 +348,8 @@ func (m *memory) stale(key string, timely bool) {
 		case timely && c.what == present && c.info.ModTime.IsZero() && c.info.Change == 0 && c.info.Tag == "":
 		default:
 			c.free = c.what == absent
+			c.folder = timely && (c.folder || c.what == present && c.info.IsDir())
+			c.rough = false
 			c.what = unknown // and not a new one: its Name may be a listing's
 		}
 	}
@@ -412,8 +440,9 @@ func (m *memory) know(name string, info mounts.Info) {
 	d := m.makeDir(parent)
 	old := d.children[m.key(base)]
 	c := &child{info: info, what: present, at: m.clock.Now(), listed: !m.folds || old != nil && old.free}
-	if info.Links > 1 || info.Name != base || info.ModTime.IsZero() || m.isOpen(m.key(name)) { // without a time it is not all there is to know
+	if info.Links > 1 || info.Name != base || info.ModTime.IsZero() || m.isOpen(m.key(name)) {
 		c.what = unknown
+		c.rough = info.Links <= 1 && info.Name == base && !m.isOpen(m.key(name)) // all but its time is known
 	}
 	d.put(m, m.key(base), c)
 }

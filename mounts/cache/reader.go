@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
 
 	"cellgate/internal/fault"
 	"cellgate/mounts"
@@ -55,13 +56,49 @@ func (b *Backend) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 	return b.direct(ctx, name, off, n)
 }
 
-// direct opens a file without the block cache.
+// direct opens a file without the block cache. What the reader says of the file is remembered.
 func (b *Backend) direct(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	f := b.m.witness(name)
+	kept := false
+	defer func() {
+		if !kept {
+			b.m.landStat(f, mounts.Info{}, nil, true)
+		}
+	}()
 	r, err := b.next.Open(ctx, name, off, n)
-	if kind := fault.KindOf(err); err != nil && (kind == fault.NotExist || kind == fault.NotDir || kind == fault.IsDir) {
-		b.m.invalidate(name) // so what is remembered is not true
+	if err != nil {
+		if kind := fault.KindOf(err); kind == fault.NotExist || kind == fault.NotDir || kind == fault.IsDir {
+			b.m.invalidate(name) // so what is remembered is not true
+		}
+		return nil, err
 	}
-	return r, err
+	s, ok := r.(mounts.Stater)
+	if _, local := r.(mounts.Descriptor); !ok || local || b.m.age <= 0 {
+		return r, nil // a file of this machine is to be seen as such
+	}
+	kept = true
+	return &telling{ReadCloser: r, s: s, m: b.m, f: f}, nil
+}
+
+// telling is a reader of the backend whose Stat is remembered.
+type telling struct {
+	io.ReadCloser
+	s    mounts.Stater
+	m    *memory
+	f    *flight
+	once sync.Once
+}
+
+// Stat implements mounts.Stater.
+func (r *telling) Stat() (mounts.Info, error) {
+	info, err := r.s.Stat()
+	r.once.Do(func() { r.m.landStat(r.f, info, err, err != nil || info.Size < 0 || info.ModTime.IsZero()) }) // else it is all there is to know
+	return info, err
+}
+
+func (r *telling) Close() error {
+	r.once.Do(func() { r.m.landStat(r.f, mounts.Info{}, nil, true) })
+	return r.ReadCloser.Close()
 }
 
 func (m *memory) openForWriting(name string) bool {
@@ -154,15 +191,17 @@ type reader struct {
 
 	pins  map[int64]*block // pinned since the opening
 	cur   *block           // pinned, where pos is
-	data  []byte           // the block cur in the clear, as far as this reader filled it itself
-	spare []byte           // to fill the next one into
+	data  []byte           // the block cur in the clear, when this reader fetched it itself
+	kept  chan bool        // of data: says once whether it was stored, which goes on meanwhile
+	spare []byte           // to fetch the next one into
 	chunk []byte           // a chunk of cur in the clear, number k
 	k     int
 	buf   []byte
 
 	stream io.ReadCloser // the backend's, at the place at
 	at     int64
-	plain  bool // the cache failed: from the stream only
+	scan   bool // it reads too much to be kept: blocks that are missing are not stored
+	plain  bool // from the stream only: the cache failed, or has no more for a scan
 }
 
 func (r *reader) open() error {
@@ -176,9 +215,13 @@ func (r *reader) open() error {
 		r.b.fetchAhead(r.name, r.c, first, last)
 		return err
 	}
+	r.scan = last-first >= r.b.blocks.slots/share
 	for i := first; i <= last; i++ {
 		blk := r.b.blocks.stored(r.c, i)
-		if blk == nil {
+		switch {
+		case blk == nil && r.scan:
+			return r.seek(max(i*size, r.pos), r.end)
+		case blk == nil:
 			return r.seek(i*size, r.alignedEnd())
 		}
 		r.pins[i] = blk
@@ -336,6 +379,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	if int64(len(p)) > r.end-r.pos {
 		p = p[:r.end-r.pos]
 	}
+	if i := r.pos / r.b.blocks.size; r.scan && (r.cur == nil || r.cur.i != i) && r.pins[i] == nil {
+		r.plain = true
+	}
 	if !r.plain {
 		from, err := r.piece()
 		if err == nil {
@@ -393,15 +439,23 @@ func (r *reader) piece() ([]byte, error) {
 	return r.chunk[off%chunk:], nil
 }
 
-// turn makes i the current block.
-func (r *reader) turn(i int64) error {
+// leave gives the current block back, once it is stored.
+func (r *reader) leave() {
+	if r.data != nil {
+		if <-r.kept { // else others read it
+			r.spare = r.data
+		}
+		r.data, r.kept = nil, nil
+	}
 	if r.cur != nil {
 		r.b.blocks.release(r.cur)
 	}
 	r.cur, r.chunk = nil, nil
-	if r.data != nil {
-		r.spare, r.data = r.data, nil
-	}
+}
+
+// turn makes i the current block.
+func (r *reader) turn(i int64) error {
+	r.leave()
 	if blk := r.pins[i]; blk != nil {
 		delete(r.pins, i)
 		r.cur = blk
@@ -426,22 +480,22 @@ func (r *reader) turn(i int64) error {
 	}
 }
 
-// fill fetches a block from the stream, for all who wait for it.
+// fill fetches a block from the stream, for all who wait for it. It is stored while this reader's client takes it.
 func (r *reader) fill(blk *block) (err error) {
 	var data []byte
-	stored, done := false, false
+	done := false
 	defer func() {
 		if !done && err == nil {
 			err = fault.New("mounts/cache.Read", r.name, fault.Internal, nil)
 		}
-		if stored = r.b.blocks.fill(blk, data, err); err != nil {
+		if err != nil {
+			r.b.blocks.fill(blk, nil, err)
 			r.b.blocks.release(blk)
 			return
 		}
-		r.cur = blk
-		if stored {
-			r.data = data // ours alone, and needs no unsealing
-		}
+		kept := make(chan bool, 1)
+		r.cur, r.data, r.kept = blk, data, kept
+		go func() { kept <- r.b.blocks.fill(blk, data, nil) }()
 	}()
 	if err = r.seek(blk.i*r.b.blocks.size, r.alignedEnd()); err != nil {
 		done = true
@@ -468,9 +522,7 @@ func (r *reader) Close() error {
 		return nil
 	}
 	r.closed = true
-	if r.cur != nil {
-		r.b.blocks.release(r.cur)
-	}
+	r.leave()
 	for _, blk := range r.pins {
 		r.b.blocks.release(blk)
 	}
