@@ -36,10 +36,10 @@ func TestReaderTells(t *testing.T) {
 		}
 	}
 	write(t, below, "read", "one")
-	s := opened("read")
+	opened("read")
 	stats("read", false, 3)
 	write(t, below, "told", "one")
-	s = opened("told")
+	s := opened("told")
 	if info, err := s.Stat(); err != nil || info.Size != 3 {
 		t.Errorf("the reader says %d, %v", info.Size, err)
 	}
