@@ -54,6 +54,11 @@ func (o *op) rewrite(ctx context.Context, opt OpenOptions) (_ *Upload, err error
 	case opt.Flag&(os.O_CREATE|os.O_EXCL) == os.O_CREATE|os.O_EXCL:
 		return nil, fault.New("gateway.rewrite", o.path.String(), fault.Exist, nil)
 	default:
+		if opt.Flag&os.O_RDWR != 0 {
+			if _, err := o.ask(policy.Download, &o.target); err != nil {
+				return nil, err
+			}
+		}
 		if err := o.forgetSums(ctx); err != nil {
 			return nil, err
 		}

@@ -321,4 +321,14 @@ func TestInPlaceRevoked(t *testing.T) {
 		t.Error(err)
 	}
 	h.Tell(t, "alice: cat /docs/a -> 1ld")
+
+	// Who may write and not read opens for writing only.
+	h.Tell(t, "alice: put /drop/f secret -> ok")
+	for flag, kind := range map[int]fault.Kind{os.O_RDWR: fault.Denied, os.O_RDWR | os.O_CREATE: fault.Denied, os.O_RDWR | os.O_TRUNC: fault.Denied} {
+		f, err := posix(h, "bob").OpenFile(ctx, gatewaytest.Path("/drop/f"), gateway.OpenOptions{Flag: flag, InPlace: true})
+		if got := fault.KindOf(err); err == nil || got != kind && got != fault.NotExist {
+			t.Errorf("opened with %#x: %v, %v", flag, f, err)
+		}
+	}
+	h.Tell(t, "alice: cat /drop/f -> secret")
 }
