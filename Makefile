@@ -5,7 +5,8 @@
 GO      ?= go
 # What the tests run against, on Debian. Tests skip, loudly, what is not there.
 PACKAGES = litmus cadaver davfs2 rclone curl postgresql nginx-light libnginx-mod-http-dav-ext apache2 strace fuse3 attr acl \
-	vsftpd samba smbclient openssh-server openssh-client sshfs lftp sshpass libmemcachedutil2 libpcre2-posix3 libhiredis0.14
+	vsftpd samba smbclient openssh-server openssh-client sshfs lftp sshpass libmemcachedutil2 libpcre2-posix3 libhiredis0.14 \
+	python3-paramiko awscli python3-boto3 s3cmd s3fs git rsync sqlite3
 # FTP servers that Debian does not install side by side: unpacked into bin/tools.
 UNPACKED = proftpd-core proftpd-mod-crypto pure-ftpd
 # An S3 server to test against.

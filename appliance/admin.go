@@ -112,6 +112,7 @@ func (a *admin) handler() http.Handler {
 	})
 	remove(mux, "DELETE /v1/policies/{name}", func(ctx context.Context, r *http.Request) error { return a.deletePolicy(ctx, r.PathValue("name")) })
 
+	mux.HandleFunc("POST /v1/mount", a.mount)
 	mux.HandleFunc("GET /v1/audit", a.auditRecords)
 	get(mux, "POST /v1/audit/verify", func(ctx context.Context, _ *http.Request) (auditReport, error) { return a.verifyAudit(ctx) })
 	get(mux, "POST /v1/fsck", func(ctx context.Context, r *http.Request) ([]finding, error) {

@@ -35,6 +35,7 @@ type cli struct {
 
 	Serve    serveCmd    `cmd:"" group:"Run" help:"Run the box until SIGTERM."`
 	Portable portableCmd `cmd:"" group:"Run" help:"Share one folder at once, with a random password; nothing is kept afterwards."`
+	Mount    mountCmd    `cmd:"" group:"Run" help:"Mount a user's tree on this machine, until fusermount3 -u or SIGTERM."`
 	Config   configCmd   `cmd:"" group:"Run" help:"Print an example configuration: every key, its default, its environment variable."`
 
 	Apply      applyCmd      `cmd:"" group:"Administer" help:"Make a declared state so."`
@@ -83,7 +84,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int)
 		}
 	}()
 	parser, err := kong.New(&c, kong.Name("cellgate"), kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(exit(code)) }),
-		kong.Description("A gate in front of your storage: local folders as WebDAV, with users, rights, locks and an audit log."),
+		kong.Description("A gate in front of your storage: one tree over WebDAV, SFTP, S3 and as a mount, with users, rights, locks and an audit log."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 120}))
 	if err != nil {
 		fmt.Fprintln(stderr, "cellgate:", err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,7 +152,7 @@ func (c *versionCmd) Run(t *term) error {
 
 // thisVersion says what the binary was built from.
 func thisVersion() version {
-	v := version{Version: "devel", Revision: "unknown", Go: runtime.Version(), Doors: built, Drivers: driverNames()}
+	v := version{Version: "devel", Revision: "unknown", Go: runtime.Version(), Doors: append(slices.Clone(doors), "fuse"), Drivers: driverNames()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v

@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"cellgate/gateway"
 	"cellgate/mounts"
 	"cellgate/policy"
+	"cellgate/policy/identity"
 	"cellgate/store"
 )
 
@@ -61,7 +63,9 @@ func (c *portableCmd) Run(t *term) (err error) {
 			err = errors.Join(err, os.RemoveAll(area))
 		}
 	}()
-	cfg.HTTP, cfg.SFTP, cfg.S3, cfg.Log.Access, cfg.Log.Level = c.Address, off, off, false, "warn"
+	host, _, _ := net.SplitHostPort(c.Address)
+	free := net.JoinHostPort(host, "0")
+	cfg.HTTP, cfg.SFTP, cfg.S3, cfg.Log.Access, cfg.Log.Level = c.Address, free, free, false, "warn"
 	if c.TLS {
 		cfg.HTTP, cfg.TLS.Mode, cfg.TLS.Address = off, "self-signed", c.Address
 	}
@@ -70,13 +74,17 @@ func (c *portableCmd) Run(t *term) (err error) {
 		if err := s.share(t.ctx, dir, login, password, c.ReadOnly); err != nil {
 			return err
 		}
+		key, err := s.identity.AddS3Key(t.ctx, login, "portable", identity.S3Pair{}, time.Time{})
+		if err != nil {
+			return err
+		}
 		if _, err := fmt.Fprintln(t.out, s.readyLine()); err != nil {
 			return err
 		}
 		if !c.TLS && !loopback(c.Address) {
 			say(t.err, "warning: the password and the files cross the network in the clear; --tls encrypts them\n")
 		}
-		s.commands(t.out, dir, login, password)
+		s.commands(t.out, dir, login, password, key)
 		return nil
 	}, t.err)
 }
@@ -116,15 +124,16 @@ func (s *server) share(ctx context.Context, dir, login, password string, readOnl
 }
 
 // commands prints how to get at the files from the systems people have.
-func (s *server) commands(w io.Writer, dir, login, password string) {
+func (s *server) commands(w io.Writer, dir, login, password string, key identity.S3Pair) {
 	base := s.url()
 	url := base + "/dav/" + portableSlug + "/"
 	scheme, rest, _ := strings.Cut(base, "://")
 	host, port, _ := net.SplitHostPort(rest)
-	insecure, noCheck := "", ""
+	sftpHost, sftpPort, _ := net.SplitHostPort(s.address("sftp"))
+	insecure, noCheck, noVerify := "", "", ""
 	windows := `\\` + host + `@` + port + `\dav\` + portableSlug
 	if scheme == "https" {
-		insecure, noCheck = " --insecure", " --no-check-certificate"
+		insecure, noCheck, noVerify = " --insecure", " --no-check-certificate", " --no-verify-ssl"
 		windows = `\\` + host + `@SSL@` + port + `\dav\` + portableSlug
 	}
 	say(w, `
@@ -137,9 +146,12 @@ curl      curl%s -u %s:%s %s
           curl%s -u %s:%s -T FILE %s
 rclone    rclone%s lsf :webdav: --webdav-url %s --webdav-user %s --webdav-pass $(rclone obscure %s)
 davfs2    mount -t davfs -o username=%s %s /mnt
+sftp      sftp -P %s %s@%s:/%s
+S3        AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s aws --endpoint-url %s%s s3 ls s3://%s
 Windows   net use * %s /user:%s %s
 macOS     Finder, Go, Connect to Server: %s
-`, dir, url, login, password, insecure, login, password, url, insecure, login, password, url, noCheck, url, login, password, login, url, windows, login, password, url)
+`, dir, url, login, password, insecure, login, password, url, insecure, login, password, url, noCheck, url, login, password, login, url,
+		sftpPort, login, sftpHost, portableSlug, key.ID, key.Secret.Reveal(), s.s3URL(), noVerify, portableSlug, windows, login, password, url)
 	if s.cert != nil {
 		say(w, "\ncertificate fingerprint (SHA-256) %s\n", fingerprint(s.cert.current))
 	}

@@ -25,6 +25,10 @@ type Config struct {
 	Database       secret.String `yaml:"database" help:"empty: SQLite in the data folder; postgres://USER:PASSWORD@HOST/NAME: PostgreSQL"`
 	Events         string        `yaml:"events" help:"empty: events stay in this process, the only choice of this build"`
 	State          string        `yaml:"state" help:"file with a declared state to apply at each start"`
+	SSHAuthorities string        `yaml:"sshAuthorities" help:"file with the public keys of authorities whose SSH certificates sign in the user they name"`
+	S3Region       string        `yaml:"s3Region" help:"region that requests to S3 are signed for"`
+	S3Domains      []string      `yaml:"s3Domains" help:"domains under which BUCKET.DOMAIN names a bucket; DOMAIN/BUCKET always does"`
+	S3Buckets      string        `yaml:"s3Buckets" help:"place for the buckets that admins make over S3, such as disk:/buckets; empty: nobody makes any"`
 	H2C            bool          `yaml:"h2c" help:"also speak HTTP/2 in the clear, for proxies that do"`
 	HideJunk       bool          `yaml:"hideJunk" help:"refuse the ._* and .DS_Store files that macOS leaves behind"`
 	TrustedProxies []Network     `yaml:"trustedProxies" help:"addresses or CIDRs whose X-Forwarded-For and X-Request-Id are believed"`
@@ -107,7 +111,7 @@ const off = "off"
 // Default returns the configuration of a box nobody configured: it listens on this machine only and keeps everything in ./cellgate-data.
 func Default() Config {
 	return Config{
-		Data: "./cellgate-data", HTTP: "127.0.0.1:8080", SFTP: "127.0.0.1:2022", S3: "127.0.0.1:9000",
+		Data: "./cellgate-data", HTTP: "127.0.0.1:8080", SFTP: "127.0.0.1:2022", S3: "127.0.0.1:9000", S3Region: "us-east-1",
 		TLS: TLS{Mode: off, Address: "127.0.0.1:8443"},
 		Log: Log{Level: "info", Format: "text", Access: true},
 		Limits: Limits{
@@ -148,8 +152,11 @@ func (c *Config) Validate() strict.Problems {
 		}
 	}
 	c.TLS.validate(bad)
-	if c.HTTP == off && c.TLS.Mode == off {
-		bad("http", "no door is open: give http an address or switch tls on")
+	if c.HTTP == off && c.TLS.Mode == off && (c.SFTP == off || !c.serves("sftp")) && (c.S3 == off || !c.serves("s3")) {
+		bad("http", "no door is open: give http, sftp or s3 an address, or switch tls on")
+	}
+	if _, err := authorities(c.SSHAuthorities); err != nil {
+		bad("sshAuthorities", "%v", err)
 	}
 	if _, err := logLevel(c.Log.Level); err != nil {
 		bad("log.level", "debug, info, warn or error is expected")

@@ -16,10 +16,9 @@ import (
 	"cellgate/internal/secret"
 )
 
-// doors are the services a configuration may name; built are those of this build.
+// doors are the services a configuration may name.
 var (
 	doors = []string{"webdav", "sftp", "s3"}
-	built = []string{"webdav"}
 )
 
 // Loaded is a configuration together with where its values came from.
@@ -65,21 +64,7 @@ func Load(file string, environ []string, flags map[string]string) (*Loaded, erro
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
-	l.missingDoors()
 	return l, nil
-}
-
-// missingDoors warns of doors that are not in this build and were asked for, by name or with an address of their own.
-func (l *Loaded) missingDoors() {
-	d := Default()
-	addresses := map[string][2]string{"sftp": {l.SFTP, d.SFTP}, "s3": {l.S3, d.S3}}
-	for _, door := range doors {
-		at := addresses[door]
-		asked := slices.Contains(l.Services, door) || at[0] != at[1] && at[0] != off && l.serves(door)
-		if asked && !slices.Contains(built, door) {
-			l.Warnings = append(l.Warnings, door+" is not in this build; its door stays closed")
-		}
-	}
 }
 
 // environment applies CELLGATE_… variables. One that names no key is only warned of: container platforms invent such names for services.

@@ -19,6 +19,7 @@ type edge struct {
 	cfg     *Config
 	log     *slog.Logger
 	metrics *metrics
+	door    string // what all requests are for, "" where the path says it
 	bufs    sync.Pool
 }
 
@@ -41,7 +42,10 @@ func (e *edge) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		r = r.WithContext(r.Context())
 		r.Body = in
 	}
-	door := doorOf(r.URL.Path)
+	door := e.door
+	if door == "" {
+		door = doorOf(r.URL.Path)
+	}
 	e.metrics.inFlight.Inc()
 	defer func() {
 		e.metrics.inFlight.Dec()

@@ -17,7 +17,14 @@ import (
 type door struct {
 	name     string // as in the ready line
 	listener net.Listener
-	server   *http.Server
+	server   doorServer
+}
+
+// doorServer is an *http.Server, or what serves as one does.
+type doorServer interface {
+	Serve(l net.Listener) error // until it is shut down, which is http.ErrServerClosed
+	Shutdown(ctx context.Context) error
+	Close() error
 }
 
 // openDoor listens on addr and serves handler there once serve is called. With a nil config it is HTTP in the clear.
@@ -52,12 +59,11 @@ func (d *door) address() string { return d.listener.Addr().String() }
 
 // serve accepts until the server is shut down; it returns nil then.
 func (d *door) serve() error {
-	var err error
-	if d.server.TLSConfig != nil {
-		err = d.server.ServeTLS(d.listener, "", "")
-	} else {
-		err = d.server.Serve(d.listener)
+	serve := d.server.Serve
+	if s, ok := d.server.(*http.Server); ok && s.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
 	}
+	err := serve(d.listener)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

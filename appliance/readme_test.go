@@ -35,7 +35,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "report.txt"), "a report\n")
-	real := strings.NewReplacer("127.0.0.1:8080", freeAddress(t), "/srv/files", filepath.Join(dir, "files"))
+	real := strings.NewReplacer("127.0.0.1:8080", freeAddress(t), "127.0.0.1:2022", freeAddress(t), "127.0.0.1:9000", freeAddress(t), "/srv/files", filepath.Join(dir, "files"))
 
 	script := []string{"set -eu", "pids=", `trap 'status=$?; kill $pids 2>/dev/null; wait; exit $status' EXIT`}
 	commands := 0

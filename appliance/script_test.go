@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the stories of testdata, with these commands beside testscript's own:
 //
-//	serve ARG...        cellgate serve in the background, until it is ready; sets $HTTP, $HTTPS, $SETUP, $PID; writes serve.out and serve.err
+//	serve ARG...        cellgate serve in the background, until it is ready; sets $HTTP, $HTTPS, $SFTP, $S3, $SETUP, $PID; writes serve.out and serve.err
 //	halt [SIGNAL]       sends TERM (or KILL, INT, HUP) and, but for HUP, waits for the end
 //	fill FILE...        replaces WORK by the script's folder
 //	modes DIR           fails when others have any right on what is below DIR
@@ -35,6 +35,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[runningKey{}] = &running{}
+			env.Setenv("CELLGATE_SFTP", "off")
+			env.Setenv("CELLGATE_S3", "off")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -48,7 +50,7 @@ type runningKey struct{}
 // running is the box a script has started.
 type running struct{ cmd *exec.Cmd }
 
-var doorPattern = regexp.MustCompile(`(https?)=(\S+)`)
+var doorPattern = regexp.MustCompile(`(https?|sftp|s3)=(\S+)`)
 
 func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	state := ts.Value(runningKey{}).(*running)
@@ -104,7 +106,7 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 // scriptEnv is the script's environment, as far as it concerns the box.
 func scriptEnv(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
-	for _, name := range []string{"CELLGATE_DATA", "CELLGATE_DATABASE_FILE", "CELLGATE_METRICS_TOKEN", "CELLGATE_LOG_LEVEL", "CELLGATE_HTTP"} {
+	for _, name := range []string{"CELLGATE_DATA", "CELLGATE_DATABASE_FILE", "CELLGATE_METRICS_TOKEN", "CELLGATE_LOG_LEVEL", "CELLGATE_HTTP", "CELLGATE_SFTP", "CELLGATE_S3"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}

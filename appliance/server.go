@@ -17,6 +17,8 @@ import (
 
 	"cellgate/gateway"
 	"cellgate/protocols/webdav"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // server is a box with its doors.
@@ -31,7 +33,11 @@ type server struct {
 	cert    *pair // nil without TLS, and with ACME
 	acme    *acme // nil without
 	conns   *connections
-	wg      sync.WaitGroup
+
+	hostKeys []ssh.Signer  // of SFTP
+	stopping chan struct{} // closed when the box begins to stop
+	halt     sync.Once
+	wg       sync.WaitGroup
 	background
 }
 
@@ -43,7 +49,7 @@ type background struct {
 
 // newServer makes the handlers and opens the listeners; start begins to accept.
 func newServer(ctx context.Context, b *box) (_ *server, err error) {
-	s := &server{box: b, metrics: newMetrics(), setup: newSetup(b), conns: newConnections(b.cfg)}
+	s := &server{box: b, metrics: newMetrics(), setup: newSetup(b), conns: newConnections(b.cfg), stopping: make(chan struct{})}
 	s.life, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.health.box = b
 	s.metrics.watch(s)
@@ -74,6 +80,12 @@ func newServer(ctx context.Context, b *box) (_ *server, err error) {
 		if err := s.open(ctx, "https", b.cfg.TLS.Address, handler, tc); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.openSFTP(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openS3(ctx, tc); err != nil {
+		return nil, err
 	}
 	if s.socket, err = listenSocket(ctx, filepath.Join(b.cfg.Data, adminSocket)); err != nil {
 		return nil, err
@@ -204,9 +216,22 @@ func (s *server) readyLine() string {
 	return line
 }
 
-// url returns the address for people.
+// web returns the door of HTTPS, or of HTTP in the clear, nil when both are off.
+func (s *server) web() (web *door) {
+	for _, d := range s.doors {
+		if d.name == "http" && web == nil || d.name == "https" {
+			web = d
+		}
+	}
+	return web
+}
+
+// url returns the address of the web for people, "" where there is none.
 func (s *server) url() string {
-	d := s.doors[len(s.doors)-1] // HTTPS where there is
+	d := s.web()
+	if d == nil {
+		return ""
+	}
 	host, port, err := net.SplitHostPort(d.address())
 	if ip, perr := netip.ParseAddr(host); err == nil && perr == nil && ip.IsUnspecified() {
 		if host, err = os.Hostname(); err != nil {
@@ -216,13 +241,30 @@ func (s *server) url() string {
 	return d.name + "://" + net.JoinHostPort(host, port)
 }
 
+// s3URL is the endpoint of S3.
+func (s *server) s3URL() string {
+	if s.cfg.TLS.Mode != off {
+		return "https://" + s.address("s3")
+	}
+	return "http://" + s.address("s3")
+}
+
 // announce tells people where the box is, and how to begin.
 func (s *server) announce(w io.Writer) {
-	fmt.Fprintf(w, "WebDAV at %s/dav/\n", s.url())
+	if s.web() != nil && s.cfg.serves("webdav") {
+		fmt.Fprintf(w, "WebDAV at %s/dav/\n", s.url())
+	}
+	if at := s.address("sftp"); at != "" {
+		host, port, _ := net.SplitHostPort(at)
+		fmt.Fprintf(w, "SFTP at %s, port %s, host key %s\n", host, port, ssh.FingerprintSHA256(s.hostKeys[0].PublicKey()))
+	}
+	if at := s.address("s3"); at != "" {
+		fmt.Fprintf(w, "S3 at %s\n", s.s3URL())
+	}
 	if s.cert != nil && s.cfg.TLS.Mode == "self-signed" {
 		fmt.Fprintf(w, "self-signed certificate, SHA-256 fingerprint %s\n", fingerprint(s.cert.current))
 	}
-	if link := s.setup.link(s.url()); link != "" {
+	if link := s.setup.link(s.url()); link != "" && s.web() != nil {
 		fmt.Fprintf(w, "There are no users yet. Make the first one, an admin, at this link; it works once, for an hour:\n\n  %s\n\n", link)
 	}
 	for _, ds := range s.gateway.Datasources(s.life) {
@@ -300,6 +342,7 @@ func (s *server) reload() {
 // stop closes the doors, lets requests in flight finish until ctx ends, and cuts off the rest.
 func (s *server) stop(ctx context.Context) {
 	s.health.ready.Store(false)
+	s.halt.Do(func() { close(s.stopping) })
 	var wg sync.WaitGroup
 	for _, d := range s.doors {
 		wg.Go(func() {

@@ -290,7 +290,7 @@ func (c *chain) start(dir string) (*server, error) {
 	if profiles := os.Getenv(profileEnv); profiles != "" {
 		command, env = []string{os.Args[0]}, append(env, roleEnv+"=profiled", profileEnv+"="+profiles)
 	}
-	s, err := spawn(ours, "", filepath.Join(dir, "log"), env, append(command, "serve", "--http", "127.0.0.1:0", "--data", data)...)
+	s, err := spawn(ours, "", filepath.Join(dir, "log"), env, append(command, "serve", "--http", "127.0.0.1:0", "--sftp", "off", "--s3", "off", "--data", data)...)
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,7 @@ func startCellgate(l *lab, dir string) ([]side, error) {
 	}
 	data := filepath.Join(dir, "data")
 	known := exists(data)
-	command = append(command, "serve", "--http", "127.0.0.1:0", "--data", data)
+	command = append(command, "serve", "--http", "127.0.0.1:0", "--sftp", "off", "--s3", "off", "--data", data)
 	s, err := spawn(ours, "", filepath.Join(dir, "log"), env, command...)
 	if err != nil {
 		return nil, err

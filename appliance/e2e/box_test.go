@@ -45,11 +45,11 @@ type box struct {
 	umask int
 	begun func(*os.Process) // called as soon as the process exists
 
-	http, https string // host:port, the same after a restart
-	log         string // file with its standard error
-	out         string // file with its standard output
-	took        time.Duration
-	cmd         *exec.Cmd // nil when it does not run
+	http, https, sftp, s3 string // host:port, the same after a restart
+	log                   string // file with its standard error
+	out                   string // file with its standard output
+	took                  time.Duration
+	cmd                   *exec.Cmd // nil when it does not run
 }
 
 // start serves a declared state in a new box.
@@ -68,7 +68,7 @@ func prepare(t testing.TB) *box {
 	t.Helper()
 	boxes <- struct{}{}
 	dir := t.TempDir()
-	b := &box{t: t, data: filepath.Join(dir, "data"), files: filepath.Join(dir, "files"), http: "127.0.0.1:0", umask: -1,
+	b := &box{t: t, data: filepath.Join(dir, "data"), files: filepath.Join(dir, "files"), http: "127.0.0.1:0", sftp: "127.0.0.1:0", s3: "127.0.0.1:0", umask: -1,
 		log: filepath.Join(dir, "log"), out: filepath.Join(dir, "out")}
 	if err := os.MkdirAll(filepath.Join(b.files, "docs"), 0o755); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func prepare(t testing.TB) *box {
 	return b
 }
 
-var doors = regexp.MustCompile(`(https?)=(\S+)`)
+var doors = regexp.MustCompile(`(https?|sftp|s3)=(\S+)`)
 
 // serve starts the box and waits for its ready line. It listens where it did before.
 func (b *box) serve() {
@@ -105,7 +105,7 @@ func (b *box) tryServe() error {
 		return err
 	}
 	defer read.Close()
-	args := append([]string{"serve", "--data", b.data, "--http", b.http}, b.args...)
+	args := append([]string{"serve", "--data", b.data, "--http", b.http, "--sftp", b.sftp, "--s3", b.s3}, b.args...)
 	cmd := exec.Command(binary, args...)
 	if b.umask >= 0 {
 		cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`umask %03o; exec "$@"`, b.umask), "sh", binary}, args...)...)
@@ -136,11 +136,7 @@ func (b *box) tryServe() error {
 	}
 	b.cmd = cmd
 	for _, m := range doors.FindAllStringSubmatch(line, -1) {
-		if m[1] == "http" {
-			b.http = m[2]
-		} else {
-			b.https = m[2]
-		}
+		*map[string]*string{"http": &b.http, "https": &b.https, "sftp": &b.sftp, "s3": &b.s3}[m[1]] = m[2]
 	}
 	return nil
 }
