@@ -127,6 +127,7 @@ type copier struct {
 // copied is a node that was copied and whose row is not yet written.
 type copied struct {
 	from, to policy.Place
+	was      mounts.Info // of the source
 	info     mounts.Info
 }
 
@@ -201,7 +202,7 @@ func (c *copier) node(ctx context.Context, from, to string, info mounts.Info) (e
 	if err != nil || !c.rows {
 		return err
 	}
-	c.pending = append(c.pending, copied{c.ds.place(from), c.dest.ds.place(to), copy})
+	c.pending = append(c.pending, copied{c.ds.place(from), c.dest.ds.place(to), info, copy})
 	if len(c.pending) < copyRows {
 		return nil
 	}
@@ -218,6 +219,9 @@ func (c *copier) flush(ctx context.Context) error {
 			was, had, err := loadNode(tx.QueryRow, n.from)
 			if err != nil {
 				return err
+			}
+			if !was.of(n.was) {
+				was.Sums = "" // of a content that something else has replaced
 			}
 			row := c.row(n.to, n.info, was.Sums)
 			if err := (nodes{c.g}).Flush(tx, []any{row}); err != nil {

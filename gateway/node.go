@@ -27,6 +27,11 @@ type node struct {
 	Owner  string       `json:"owner"`
 }
 
+// of reports whether the row is of what info describes, as far as sizes, times and ids tell.
+func (n node) of(info mounts.Info) bool {
+	return info.Size == n.Size && nanos(info.ModTime) == n.MTime && info.ID == n.FID
+}
+
 // nodes writes the rows of files that were published in one shared transaction.
 type nodes struct{ g *Gateway }
 

@@ -97,7 +97,7 @@ func scanSums(rows *sql.Rows, err error, at map[string]*Info) error {
 		if err := rows.Scan(&path, &size, &mtime, &fid, &sums); err != nil {
 			return fault.Wrap("gateway.sums", "", err)
 		}
-		if i := at[path]; i.Size == size && nanos(i.ModTime) == mtime && i.ID == uint64(fid) {
+		if i := at[path]; i.Size == size && nanos(i.ModTime) == mtime && i.ID == uint64(fid) { // see node.of
 			i.Sums = sums
 		}
 	}

@@ -187,6 +187,10 @@ func TestSums(t *testing.T) {
 			if got := sums(); got != "" {
 				t.Errorf("after a change outside: %q", got)
 			}
+			h.Tell(t, "alice: cp /docs/f /docs/copy -> ok")
+			if i, err := s.Stat(ctx, gatewaytest.Path("/docs/copy")); err != nil || i.Sums != "" {
+				t.Errorf("a copy of what was changed outside: %q, %v", i.Sums, err)
+			}
 		})
 	}
 }
