@@ -191,37 +191,34 @@ func (c *chunkReader) finish() error {
 			return err
 		}
 	}
-	if err := c.trailers(); err != nil {
-		return early(err)
-	}
-	var one [1]byte
-	if n, err := io.ReadFull(c.r, one[:]); n > 0 || err != io.EOF {
-		return refuse(errMalformedChunk)
-	}
-	return nil
+	return early(c.trailers())
 }
 
 const trailerSignature = "x-amz-trailer-signature"
 
-// trailers reads them up to the empty line. Some clients leave that out when there are none.
+// trailers reads them up to the end of the body. Amazon's own examples end a trailer with "\n\r\n", so that there is an empty line behind each;
+// and some clients leave out the empty line at the end.
 func (c *chunkReader) trailers() error {
 	c.trailer = make(map[string]string)
 	var signed []string
 	for total := 0; ; {
-		if _, err := c.r.Peek(1); err == io.EOF {
+		b, err := c.r.ReadSlice('\n')
+		if err == io.EOF && len(b) == 0 {
 			break
 		}
-		line, err := c.line(1024)
+		if total += len(b); err == bufio.ErrBufferFull || total > maxTrailers {
+			return refuse(errTrailer)
+		}
 		if err != nil {
 			return err
 		}
+		line := strings.TrimRight(string(b), "\r\n")
 		if line == "" {
-			break
+			continue
 		}
-		// Amazon's own examples end a trailer with "\n\r\n" inside of the chunk; then a line feed is left at its end.
-		name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		name, value, ok := strings.Cut(line, ":")
 		name, value = strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)
-		if total += len(line); !ok || total > maxTrailers {
+		if !ok {
 			return refuse(errTrailer)
 		}
 		if name != trailerSignature {

@@ -308,3 +308,28 @@ func TestSlowClients(t *testing.T) {
 		t.Errorf("what was cut off is there: %v", a)
 	}
 }
+
+// Clients that wait for "100 Continue" get it, with nothing to send, too: see goOn.
+func TestExpect(t *testing.T) {
+	b := openBox(t, nil)
+	r := b.request(call{method: "PUT", path: "/docs/empty"})
+	conn, err := net.Dial("tcp", b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(conn, "PUT /docs/empty HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nExpect: 100-continue\r\n", b.addr)
+	r.Header.Write(conn)
+	fmt.Fprint(conn, "\r\n")
+	var got string
+	for answer := make([]byte, 4096); !strings.Contains(got, "HTTP/1.1 200 OK\r\n"); {
+		n, err := conn.Read(answer)
+		if got += string(answer[:n]); err != nil {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	if !strings.HasPrefix(got, "HTTP/1.1 100 Continue\r\n\r\n") {
+		t.Errorf("got %q", got)
+	}
+}

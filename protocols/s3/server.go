@@ -136,6 +136,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if q.id == "" {
 		q.id = rand.Text()[:16]
 	}
+	if r.ContentLength == 0 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		goOn(w)
+	}
 	hd := w.Header()
 	hd["X-Amz-Request-Id"] = []string{q.id}
 	hd["X-Amz-Id-2"] = hdrHostID
@@ -152,6 +155,19 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := q.serve(); err != nil {
 		q.fail(err)
+	}
+}
+
+// goOn sends "100 Continue" to a client that waits for it before it sends nothing. RFC 9110 §10.1.1 lets it be left out, as net/http does, but
+// boto3 takes the next answer on the connection apart wrongly then, and waits for a minute.
+func goOn(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			w.WriteHeader(http.StatusContinue)
+			return
+		}
+		w = u.Unwrap() // whoever counts statuses need not know
 	}
 }
 
