@@ -115,7 +115,7 @@ func settled(t *testing.T, before int) {
 	}
 }
 
-// TestStallOfOne: a channel that stalls costs the stream on it, and nobody else.
+// TestStallOfOne: a channel that stalls costs what is on it, and nobody else.
 func TestStallOfOne(t *testing.T) {
 	s, key := openSSH(t)
 	b := attach(t, servertest.SFTPConfig(s, key, "timeout", "2s"))
@@ -145,10 +145,14 @@ func TestStallOfOne(t *testing.T) {
 		_, err := io.Copy(io.Discard, r)
 		failed <- err
 	}()
+	// A call may be given to a channel that nobody knows yet to be silent, but then it is closed, and no other call meets it.
+	met := 0
 	for i := range 20 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if _, err := mounts.WriteFile(ctx, b, "d/g", []byte{byte(i)}); err != nil {
-			t.Errorf("Put beside a stalled stream: %v", err)
+			if met++; fault.KindOf(err) != fault.Timeout && fault.KindOf(err) != fault.Unavailable || met >= len(sessions) {
+				t.Errorf("Put beside a stalled stream: %v", err)
+			}
 		}
 		cancel()
 	}
