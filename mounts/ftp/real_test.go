@@ -201,7 +201,7 @@ func listError(ctx context.Context, b mounts.Backend) error {
 
 // TestRestarted: that the server went and came back is seen by nobody, nor that it closes idle connections.
 func TestRestarted(t *testing.T) {
-	opt := servertest.FTPOptions{Kind: "proftpd", Port: servertest.Port(t), Lines: "TimeoutIdle 1"}
+	opt := servertest.FTPOptions{Kind: "proftpd", Port: servertest.Port(t), Lines: "TimeoutIdle 4"} // longer than a busy machine takes for one command
 	s, cfg := server(t, opt)
 	b := open(t, cfg)
 	mounttest.Script(t, b, `put f 1 -> ok`)
@@ -214,7 +214,7 @@ func TestRestarted(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(4500 * time.Millisecond)
 	mounttest.Script(t, b, `
 		put f 2 -> ok
 		cat f   -> "2"
