@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -40,7 +39,7 @@ func (s *server) openSFTP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.SFTP)
+	l, err := listen(ctx, "sftp", s.cfg.SFTP)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"net"
@@ -29,7 +30,7 @@ type doorServer interface {
 
 // openDoor listens on addr and serves handler there once serve is called. With a nil config it is HTTP in the clear.
 func openDoor(ctx context.Context, name, addr string, handler http.Handler, tc *tls.Config, cfg *Config, conns *connections, logger *slog.Logger) (*door, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	l, err := listen(ctx, name, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +53,15 @@ func openDoor(ctx context.Context, name, addr string, handler http.Handler, tc *
 		},
 	}}
 	return d, nil
+}
+
+// listen opens the listener of a door. What goes wrong says which setting is meant.
+func listen(ctx context.Context, name, addr string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; name another address with --%s", err, name)
+	}
+	return l, nil
 }
 
 // address returns host:port as it is listened on, which tells the port that :0 picked.
